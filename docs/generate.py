@@ -75,6 +75,11 @@ defaults.
 - On the command line it is `--set section.key=value`.
 - Options override the environment, which overrides the file. Relative paths start from the folder of the file.
 - Unknown keys and invalid values are rejected.
+- `pacs peers add`, `edit` and `remove` change `[[peers]]` blocks in a file of their own: `peers.toml` beside the folder
+  `files.url`, by default `pacs-data/peers.toml`. These peers are added to those of the other sources; an AE title in
+  two of them is rejected. `pacs backup` copies the file.
+- `pacs config show` prints every value in force and where it comes from, `pacs config init` writes a file with all
+  keys.
 
 Times are in seconds, sizes in bytes.
 """
@@ -142,7 +147,14 @@ COMMANDS = """# Commands
 {notice}
 
 `PEER` is `AE_TITLE@HOST:PORT`, an AE title of `[[peers]]`, or `HOST PORT -aec AE_TITLE` as in DCMTK. `KEYWORD=VALUE`
-matches as in a C-FIND: `PatientID=P1`, `'PatientName=DOE*'`, `StudyDate=20260101-20260131`. Every command has `--help`.
+matches as in a C-FIND: `PatientID=P1`, `'PatientName=DOE*'`, `StudyDate=20260101-20260131`. Every command has `--help`,
+and:
+
+| option | meaning |
+| --- | --- |
+| `-q, --quiet` | print only results and errors: no progress, notices and summaries; log warnings and errors |
+| `-v, --verbose` | print each step, and the log at level INFO |
+| `-d, --debug` | print the log at level DEBUG, with associations and messages, and tracebacks; may show patient data |
 
 | exit status | meaning |
 | --- | --- |
@@ -174,11 +186,17 @@ def leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comma
             yield from leaves(child, f"{name} {each}")
 
 
+OF_ALL = ("--help", "--quiet", "--verbose", "--debug")
+"""The options of every command."""
+
+
 def _command(name: str, command: click.Command) -> str:
     ctx = click.Context(command, info_name=name, max_content_width=120)
     usage = " ".join([name, *command.collect_usage_pieces(ctx)])
     records = [each for parameter in command.get_params(ctx) if (each := parameter.get_help_record(ctx))]
-    shown = ((names.replace("|", "/"), meaning) for names, meaning in records if meaning and "--help" not in names)
+    shown = (
+        (names.replace("|", "/"), meaning) for names, meaning in records if meaning and names.split()[-1] not in OF_ALL
+    )
     options = table(("option", "meaning"), ((f"`{names}`", meaning) for names, meaning in shown))
     text = inspect.cleandoc(command.help or "").replace("\b\n", "")
     return f"\n## {name}\n\n```text\n{usage}\n```\n\n{text}\n\n{options}\n"
@@ -308,9 +326,7 @@ No label contains patient data; AE titles are those of configured peers, or `oth
 def metrics() -> str:
     """Return the reference of all metrics, from what a server without any traffic exposes."""
     facts = Facts(database="sqlite", workers=1, most_associations=1)
-    moment = Moment(
-        database_up=True, database_seconds=0.0, files_up=True, files_free=0.0, files_total=0.0, index_completed=1.0
-    )
+    moment = Moment(**{each.name: 0.0 for each in fields(Moment)})
     text = exposition(Counters(1), facts, moment).decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     told = re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)

@@ -49,6 +49,8 @@ def move(options: argparse.Namespace) -> int:
     identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", options.study
     status, is_cancelled = SUCCESS, False
     for response, _ in association.send_c_move(identifier, options.ours, StudyRootMove, msg_id=1):
+        if not response:
+            sys.exit("the association was lost")
         status = response.Status
         completed = getattr(response, "NumberOfCompletedSuboperations", 0)
         if status in PENDING:

@@ -30,7 +30,7 @@ from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index import schema
 from pacs.monitoring import Monitoring
 from pacs.observability.audit import Auditor
-from pacs.observability.events import EventStream, FrameConverted, Notice, ServerReady, WebReady
+from pacs.observability.events import EventStream, FrameConverted, Notice, SchemaUpgraded, ServerReady, WebReady
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.pool import DecoderPool
 from pacs.services.access import Access
@@ -51,6 +51,7 @@ from pacs.services.retrieve import RetrieveService
 from pacs.services.sharing import RunningServer, sharing
 from pacs.services.storage import Storage
 from pacs.services.users import Users
+from pacs.support import private
 from pacs.support.sockets import PRIVILEGED, host_and_port
 from pacs.web.listener import Application, WebServer
 
@@ -140,7 +141,7 @@ class Archive:
         )
         self.fsck = Fsck(self.index, self.files)
         self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
-        self.backups = Backups(self.index, self.files)
+        self.backups = Backups(self.index, self.files, settings.peers_file(config))
         self._recovery = Recovery(self.index, self.files, publish, lambda: self.storage.has_uncertain_files)
 
     def _publish_frame(self, job: FrameJob, duration: float, error: Exception | None) -> None:
@@ -274,13 +275,13 @@ class Archive:
         self.close()
 
     def open(self) -> None:
-        """Open audit log and index; upgrade the schema of SQLite, check that of PostgreSQL.
+        """Open audit log and index; create the schema of a new SQLite index, check any other.
 
         Raises SchemaMismatch, IndexUnavailable, and ConfigurationError for the audit log.
         """
         self.auditor.open()
         self.index.probe()
-        schema.ensure(self.index)
+        schema.create_or_check(self.index)
 
     def start(self) -> None:
         """Prepare, then accept associations and publish ServerReady. Raises as `prepare`."""
@@ -292,6 +293,7 @@ class Archive:
         self.announce()
         self._reporter.start()
         self.healing.start()
+        self.monitoring.count_holdings()
 
     def prepare(self) -> None:
         """Do what a server does once: open the stores, recover from an unclean stop, listen; accept nothing yet.
@@ -304,6 +306,7 @@ class Archive:
         # One process recovers; others that start at the same time wait.
         with settings.naming_folder(self.config), self.files.start_lock():
             self._publish_sharing()
+            self._upgrade_schema()
             self.open()
             self.index.probe_writing()
             is_alone = not self.files.is_running()
@@ -312,10 +315,23 @@ class Archive:
             self._recovery.describe(self._own_description().encode())
             self.healing.look()
             self._reporter.resume(is_alone=is_alone)
+            self._restrict()
         self._held_claims = [HeldClaims() for _ in range(self.config.server.workers)]
         self._listen()
         self._recovery.describe(self._own_description().encode())  # now with the port
         self._listen_for_http()
+
+    def _restrict(self) -> None:
+        """Let no other user read what an earlier version, or a program with another umask, has created."""
+        audit = [Path(self.config.audit.file)] if self.config.audit.file else []
+        peers = [settings.peers_file(self.config)]
+        for each in private.restrict([*self.index.paths, Path(self.config.files.url), *peers, *audit]):
+            why = "contains patient data, belongs to another user, and may be read by all users of this machine"
+            self.events.publish(Notice(sentence=f"{str(each)!r} {why}: run `chmod o-rwx` on it as its owner"))
+
+    def _upgrade_schema(self) -> None:
+        if before := schema.upgrade_older(self.index):
+            self.events.publish(SchemaUpgraded(before=before, after=schema.head()))
 
     def _publish_sharing(self) -> None:
         """Publish which running servers have the same files. Raises ConfigurationError when they may not."""
@@ -343,6 +359,7 @@ class Archive:
             self.commitments.take_over(prepared._held_claims[worker])
         self._reporter.start()
         self.healing.start()
+        self.monitoring.count_holdings(worker)
         self.port = self._server.port
         if self._web is not None and prepared._web is not None:
             self._web.join(prepared._web)
@@ -521,6 +538,7 @@ class Archive:
         with self._closing:
             self._reporter.stop()
             self.healing.stop()
+            self.monitoring.stop()
             if self._web is not None:
                 self._web.stop()
             self.storage.check_uncertain_files()

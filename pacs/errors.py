@@ -13,6 +13,9 @@ from typing import Any
 class PacsError(Exception):
     """The base class of the errors of this project."""
 
+    sop_instance_uid = ""
+    """Of an instance that was not stored because of this error, if its UID is known."""
+
     def __init__(self, comment: str, tags: Iterable[int] = ()) -> None:
         super().__init__(comment)
         self.comment = comment
@@ -65,12 +68,20 @@ class UndecodableDataSet(PacsError):
     """A data set cannot be decoded in its transfer syntax."""
 
 
+class NotDICOM(UndecodableDataSet):
+    """A file has neither File Meta Information nor a data set."""
+
+
 class SOPClassMismatch(PacsError):
     """The data set is not of the SOP Class or SOP Instance in the command (PS3.4 B.2.3)."""
 
 
 class SOPClassNotSupported(PacsError):
     """Instances of this SOP Class are not stored."""
+
+
+class NotAnInstance(SOPClassNotSupported):
+    """A file is a DICOMDIR, which lists instances and is none."""
 
 
 class MissingUID(PacsError):
@@ -97,6 +108,10 @@ class UnknownDestination(PacsError):
 
 class DestinationUnreachable(PacsError):
     """The move destination does not accept an association."""
+
+
+class PeerUnreachable(DestinationUnreachable):
+    """Nothing answers at the address of the peer: it is off, or the network does not lead there."""
 
 
 class EncryptionFailed(DestinationUnreachable):
@@ -165,12 +180,17 @@ class InvalidArgument(PacsError, ValueError):
     """An argument of a function of `pacs.client` is not valid; nothing was sent."""
 
 
+class StopNow(KeyboardInterrupt):
+    """A KeyboardInterrupt after which the client does not wait for the peer any more, not even after a C-CANCEL."""
+
+
 class OperationFailed(PacsError):
     """An operation of a peer ended with a failure or warning status, or fewer instances arrived than it says it sent.
 
     `operation` is its name, such as "C-FIND", `status` the Status (0000,0900), `meaning` its meaning in the standard.
-    `mending` says how to correct it, '' if unknown. `retrieved` is the `pacs.client.Retrieved` of a retrieve until
-    the failure.
+    `mending` says how to correct it, '' if unknown. `cause` is what this client refused, '' for nothing; the text
+    begins with it, because the status only follows from it. `retrieved` is the `pacs.client.Retrieved` of a retrieve
+    until the failure.
     """
 
     def __init__(
@@ -183,11 +203,13 @@ class OperationFailed(PacsError):
         offending_elements: Iterable[int] = (),
         failed_uids: Sequence[str] = (),
         mending: str = "",
+        cause: str = "",
         retrieved: Any = None,
     ) -> None:
         quoted = f' ("{error_comment}")' if error_comment else ""
         failed = f"; {len(failed_uids)} failed" if failed_uids else ""
-        sentence = f"{operation} ended with status 0x{status:04X}, {meaning}{quoted}{failed}"
+        before = f": {cause}; it" if cause else ""
+        sentence = f"{operation}{before} ended with status 0x{status:04X}, {meaning}{quoted}{failed}"
         super().__init__(f"{sentence}: {mending}" if mending else sentence, offending_elements)
         self.operation = operation
         self.status = status
@@ -195,6 +217,7 @@ class OperationFailed(PacsError):
         self.error_comment = error_comment
         self.failed_uids = tuple(failed_uids)
         self.mending = mending
+        self.cause = cause
         self.retrieved = retrieved
 
     @property
@@ -221,11 +244,16 @@ class AmbiguousSeries(PacsError):
         super().__init__(f"{len(self.candidates)} series match: add another key")
 
     def __str__(self) -> str:
-        listed = [f"  {each}" for each in self.candidates[: self.MOST_LISTED]]
+        is_one_more = len(self.candidates) == self.MOST_LISTED + 1  # which takes no more room than saying so
+        listed = [f"  {each}" for each in self.candidates[: self.MOST_LISTED + is_one_more]]
         more = len(self.candidates) - len(listed)
         return "\n".join(
             [f"{self.comment}, for example SeriesInstanceUID", *listed, *([f"  and {more} more"] if more else [])]
         )
+
+
+class PackageMissing(PacsError, ImportError):
+    """A package that an optional part of the client needs is not installed."""
 
 
 class NotAVolume(PacsError):

@@ -7,15 +7,17 @@ from contextlib import suppress
 
 from pacs.dimse.association.establishment import Protection
 from pacs.dimse.scu import echo
-from pacs.errors import AssociationRejected, EncryptionFailed, StorageUnavailable
+from pacs.errors import AssociationRejected, EncryptionFailed, IndexUnavailable, StorageUnavailable
 from pacs.files.store import ObjectStore
+from pacs.index.commitments import outstanding
 from pacs.index.database import Index
 from pacs.observability.activity import Activity
 from pacs.observability.events import Event, EventStream, Notice
 from pacs.observability.health import Health, Probe, Watchdog
 from pacs.observability.metrics.counters import Counters
-from pacs.observability.metrics.counting import ACTIVE, DIED, PROCESS, Counting
+from pacs.observability.metrics.counting import ACTIVE, DIED, PROCESS, Counting, held_series
 from pacs.services.healing import Healing
+from pacs.services.holdings import HoldingsCounter
 from pacs.support.sockets import reached
 from pacs.web.insight import Insight
 
@@ -63,6 +65,7 @@ class Monitoring:
         self._calling_ae_title = f"PACS-{secrets.token_hex(5)}"
         """The calling AE title of the C-ECHO to this server, which no peer can guess."""
         self._unsubscribe: Callable[[], None] = lambda: None
+        self._holdings: HoldingsCounter | None = None
 
     @property
     def insight(self) -> Insight:
@@ -94,6 +97,20 @@ class Monitoring:
         self.activity = prepared.activity
         self.start(worker)
 
+    def count_holdings(self, worker: int = 0) -> None:
+        """Begin to count what the index has, in one of the workers."""
+        if self._counters is not None and worker == 0:
+            region = self._counters.of(worker)
+            self._holdings = HoldingsCounter(
+                self._index, lambda found: region.set(held_series(found.studies, found.instances, found.size))
+            )
+            self._holdings.start()
+
+    def stop(self) -> None:
+        """Count no more what the index has."""
+        if self._holdings is not None:
+            self._holdings.stop()
+
     def worker_died(self, worker: int, *, is_expected: bool) -> None:
         """Remove what is true only while a worker lives; count its death unless it is expected."""
         self.activity.clear_running(worker)
@@ -118,6 +135,9 @@ class Monitoring:
             free, total = self._files.space()
             progress = self._healing.progress()
             completed = progress.checked / max(1, progress.total) if progress is not None else 1.0
+        commitments, oldest_commitment = NOT_A_NUMBER, NOT_A_NUMBER
+        with suppress(IndexUnavailable):
+            commitments, oldest_commitment = outstanding(self._index)
         facts = Facts(database=self._index.dialect, workers=self._workers, most_associations=self._most_associations())
         moment = Moment(
             database_up=not database.reason,
@@ -126,6 +146,9 @@ class Monitoring:
             files_free=free,
             files_total=total,
             index_completed=completed,
+            commitments=commitments,
+            oldest_commitment=oldest_commitment,
+            oldest_operation=self.activity.oldest_operation(),
         )
         return exposition(self._counters, facts, moment), CONTENT_TYPE
 

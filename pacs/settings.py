@@ -66,6 +66,11 @@ def reloadable(before: Config, after: Config) -> tuple[Config, tuple[str, ...]]:
     return configuration.revalidated(after.model_copy(update=kept)), tuple(waiting)
 
 
+def peers_file(config: Config) -> Path:
+    """Return the path of `peers.toml`."""
+    return Path(config.files.url).parent / configuration.PEERS_FILE
+
+
 # --- stores -------------------------------------------------------------------------------------------------------
 
 

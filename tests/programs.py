@@ -132,13 +132,19 @@ def wait_for_port(port: int) -> None:
 
 
 def pixelmed(source: Path, arguments: Sequence[object]) -> str:
-    """Run a Java source file with PixelMed and return its output."""
+    """Run a Java source file with PixelMed, which must succeed, and return its output."""
+    finished = run_pixelmed(source, arguments)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def run_pixelmed(source: Path, arguments: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    """Run a Java source file with PixelMed."""
     java = needs("java")
     if not (JARS / "pixelmed.jar").exists():
         missing("libpixelmed-java")
     classes = os.pathsep.join(str(JARS / f"{jar}.jar") for jar in PIXELMED)
-    finished = subprocess.run(
-        [java, "-cp", classes, str(source), *map(str, arguments)], capture_output=True, timeout=PATIENCE, check=False
+    command = [java, "-cp", classes, str(source), *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE, check=False
     )
-    assert finished.returncode == 0, finished.stderr.decode("utf-8", "replace")
-    return finished.stdout.decode("utf-8", "replace")

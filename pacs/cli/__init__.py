@@ -1,5 +1,7 @@
 """The command `pacs`. Commands import heavy packages when they run, so that `pacs --help` is fast."""
 
+import logging
+import traceback
 from typing import Any
 
 import click
@@ -8,19 +10,25 @@ from pacs import __version__
 from pacs.cli import (
     archive,
     check,
+    completion,
+    configuration,
     conformance,
     database,
+    dump,
     explain,
+    importing,
     maintenance,
     passcode,
     peers,
     query,
     recording,
+    render,
     serve,
     transfers,
 )
 from pacs.cli.exit_status import INTERRUPTED, exit_status
 from pacs.cli.output import print_error
+from pacs.cli.verbosity import Verbosity, add_verbosity, verbosity
 from pacs.errors import PacsError
 
 
@@ -28,13 +36,22 @@ class Commands(click.Group):
     """The group of all commands; shows a `PacsError` as a sentence instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; end it with the exit status of a PacsError."""
+        """Run a command; end it with the exit status of a PacsError.
+
+        Warnings of libraries go to the log, which only some commands show: pydicom's quote values of patients, and what
+        a user must know is said in a sentence.
+        """
+        logging.captureWarnings(True)
         try:
             return super().invoke(ctx)
         except PacsError as error:
+            if verbosity() is Verbosity.DEBUG:
+                traceback.print_exception(error)
             print_error("\n".join((error.comment, *getattr(error, "__notes__", ()))))
             raise click.exceptions.Exit(exit_status(error)) from error
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, click.Abort) as error:
+            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise  # the user did not confirm
             print_error("interrupted")
             raise click.exceptions.Exit(INTERRUPTED) from error
 
@@ -49,10 +66,12 @@ for command in (
     serve.serve,
     check.check,
     database.db,
-    archive.import_,
+    importing.import_,
     archive.ls,
     archive.delete,
     archive.export,
+    dump.dump,
+    render.render,
     explain.explain,
     maintenance.fsck,
     maintenance.reindex,
@@ -66,9 +85,12 @@ for command in (
     transfers.fetch,
     transfers.commit,
     peers.peers,
+    configuration.config,
     passcode.passcode,
     conformance.conformance,
     recording.record,
     recording.replay,
+    completion.completion,
 ):
+    add_verbosity(command, sets_log_level=command is serve.serve)
     main.add_command(command)

@@ -1,7 +1,7 @@
-"""`pacs import`, `ls`, `export` and `delete`: commands on the contents of the archive, without a network."""
+"""`pacs ls`, `export` and `delete`: commands on the contents of the archive, without a network."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,10 @@ from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.options import as_option, with_config
 from pacs.cli.output import json_option, plural, print_error, show, size
 from pacs.cli.progress import progress_bar
+from pacs.cli.reasons import print_reasons
+from pacs.cli.verbosity import Verbosity, say, verbosity
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
-from pacs.errors import OutOfResources, PacsError
 from pacs.support.chunks import chunks
-from pacs.support.folders import files_under
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -54,74 +54,16 @@ def open_archive(config: "Config") -> Iterator["Archive"]:
     """Open the archive of a configuration; print its notices to standard error."""
     from pacs.archive import Archive
     from pacs.observability.events import Notice
+    from pacs.observability.logging import log_event
 
     def print_notice(event: "Event") -> None:
         if isinstance(event, Notice):
-            click.echo(f"pacs: {event.sentence}", err=True)
+            say(f"pacs: {event.sentence}", err=True)
 
     with Archive(config) as archive:
-        archive.events.subscribe(print_notice)
+        archive.events.subscribe(log_event if verbosity() > Verbosity.NORMAL else print_notice)
         archive.open()
         yield archive
-
-
-# --- import ------------------------------------------------------------------------------------------------------
-
-
-@click.command("import", short_help="Store files and folders in the archive.")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH...")
-@with_config
-def import_(config: "Config", paths: Sequence[Path]) -> None:
-    """Store files and folders in the archive, with the same checks as a C-STORE.
-
-    Preamble and File Meta Information may be missing, or name a wrong native transfer syntax. Refused files are listed
-    with the reason. The exit status is 1 when a file was refused.
-    """
-    files = list(_files(paths))
-    stored, known, refused = 0, 0, list[tuple[str, str]]()
-    with open_archive(config) as archive, progress_bar("importing", len(files)) as advance:
-        for file in files:
-            try:
-                done = archive.storage.import_file(file)
-            except OutOfResources:
-                raise
-            except PacsError as error:
-                refused.append((error.comment, str(file)))
-            else:
-                stored, known = stored + (not done.duplicate), known + done.duplicate
-            advance(1)
-    click.echo(f"{stored} stored, {known} already stored, {len(refused)} refused")
-    if not files:
-        print_error(f"no file found in {', '.join(map(str, paths))}")
-    _print_reasons("refused", refused)
-    if refused:
-        raise click.exceptions.Exit(FAILED)
-
-
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the given files and the files below the given folders, sorted; links to folders are not followed."""
-    for path in paths:
-        if not path.is_dir():
-            if not path.is_file():
-                raise click.UsageError(f"{str(path)!r} is neither a file nor a folder")
-            yield path
-            continue
-        yield from files_under(path)
-
-
-def _print_reasons(how: str, failures: Iterable[tuple[str, str]]) -> None:
-    """Print each reason with its count and some of what it is the reason for; `how` says what happened to these."""
-    from pacs.observability.logging import printable
-
-    reasons = defaultdict[str, list[str]](list)
-    for reason, what in failures:
-        reasons[reason].append(what)
-    for reason, those in sorted(reasons.items(), key=lambda each: -len(each[1])):
-        click.echo(f"{len(those)} {how}: {printable(reason)}", err=True)
-        for what in those[:EXAMPLES]:
-            click.echo(f"    {printable(what)}", err=True)
-        if len(those) > EXAMPLES:
-            click.echo(f"    and {len(those) - EXAMPLES} more", err=True)
 
 
 # --- ls ----------------------------------------------------------------------------------------------------------
@@ -169,8 +111,8 @@ def export(config: "Config", dest: Path, selection: Selection, *, everything: bo
         with progress_bar("exporting", len(instances)) as advance:
             exported = archive.exporter.export(instances, dest, advance, targets)
     failed = f", {len(exported.failed)} failed" if exported.failed else ""
-    click.echo(f"{plural(exported.instances, 'instance')}, {size(exported.size)} written to {dest}{failed}")
-    _print_reasons("failed", ((each.comment, each.sop_instance_uid) for each in exported.failed))
+    say(f"{plural(exported.instances, 'instance')}, {size(exported.size)} written to {dest}{failed}")
+    print_reasons("failed", ((each.comment, each.sop_instance_uid) for each in exported.failed), EXAMPLES)
     if exported.failed:
         raise click.exceptions.Exit(PARTLY if exported.instances else FAILED)
 
@@ -185,14 +127,14 @@ def delete(config: "Config", selection: Selection, *, everything: bool, yes: boo
     with open_archive(config) as archive:
         instances = _selected(archive.maintenance, selection, everything=everything)
         if not instances:
-            click.echo("no matches")
+            say("no matches")
             return
         studies = _show_studies(archive.maintenance, instances)
         if not yes:
             _confirm(f"Permanently delete {plural(len(instances), 'instance')} of {plural(studies, 'study')}?")
         with progress_bar("deleting", len(instances)) as advance:
             deleted = archive.maintenance.delete(instances, advance)
-    click.echo(f"{plural(deleted, 'instance')} deleted")
+    say(f"{plural(deleted, 'instance')} deleted")
 
 
 def _confirm(question: str) -> None:

@@ -14,7 +14,8 @@ import click
 
 from pacs.cli.options import with_config
 from pacs.cli.peer_hints import LocalAE, not_a_destination, rejected
-from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
+from pacs.cli.verbosity import say
+from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError, PeerUnreachable
 from pacs.support.sockets import PRIVILEGED, host_and_port, listening, reached
 
 if TYPE_CHECKING:
@@ -33,29 +34,41 @@ FREE_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """The result of one check: its subject, whether it passed, and a sentence."""
+    """The result of one check: its subject, whether it passed, and a sentence.
+
+    What may be well at another time, and is no fault of this server, is a warning.
+    """
 
     subject: str
     is_ok: bool
     sentence: str
+    is_warning: bool = False
 
 
 @click.command(short_help="Check the configuration and everything a server needs.")
 @click.option("--live", is_flag=True, help="Only send a C-ECHO to the running server of this configuration.")
+@click.option("--strict", is_flag=True, help="Let warnings fail, too: peers that are off.")
 @with_config
-def check(config: "Config", *, live: bool) -> None:
+def check(config: "Config", *, live: bool, strict: bool) -> None:
     """Validate the configuration, open index and file store, send a C-ECHO to each peer, and report what is wrong.
 
-    The exit status is 1 when a check failed.
+    A peer that is off is a warning. The exit status is 1 when a check failed.
     """
     results = [_running_server(config)] if live else _results(config)
     is_ok = True
     for each in results:
-        mark = click.style("ok  ", "green") if each.is_ok else click.style("FAIL", "red")
-        click.echo(f"{mark} {each.subject}: {each.sentence}")
-        is_ok = is_ok and each.is_ok
+        passes = each.is_ok or (each.is_warning and not strict)
+        show = say if each.is_ok else click.echo
+        show(f"{_mark(each, passes=passes)} {each.subject}: {each.sentence}")
+        is_ok = is_ok and passes
     if not is_ok:
         raise click.exceptions.Exit(1)
+
+
+def _mark(outcome: CheckOutcome, *, passes: bool) -> str:
+    if not passes:
+        return click.style("FAIL", "red")
+    return click.style("ok  ", "green") if outcome.is_ok else click.style("warn", "yellow")
 
 
 def _results(config: "Config") -> Iterator[CheckOutcome]:
@@ -288,7 +301,9 @@ def _peer(config: "Config", peer: "PeerEntry") -> CheckOutcome:
     except ConfigurationError as error:
         return CheckOutcome(subject, False, error.comment)
     except PacsError as error:
-        return CheckOutcome(subject, False, f"{error.comment}; check host and port, and that the peer is running")
+        is_off = isinstance(error, PeerUnreachable)
+        hint = "check host and port, and that the peer is running"
+        return CheckOutcome(subject, False, f"{error.comment}; {hint}", is_warning=is_off)
     knows_us = {
         True: " and has this server as a move destination (C-MOVE)",
         False: f", but does not have this server as a move destination: {not_a_destination(us)}",

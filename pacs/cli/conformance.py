@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -9,7 +10,9 @@ import click
 from pacs.cli.exit_status import FAILED, UNREACHABLE
 from pacs.cli.options import with_config_loader
 from pacs.cli.output import json_option, print_error, safe, show, show_json
+from pacs.cli.peer_options import identity_options, user_of
 from pacs.cli.progress import progress_bar
+from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -56,6 +59,7 @@ def conformance(read: Callable[[], "Config"]) -> None:
     "--only", multiple=True, metavar="ID|THEME", help="Run only this check or theme; may be given several times."
 )
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for each response.")
+@identity_options
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown instead of a table.")
 @click.option("--yes", is_flag=True, help="Store without confirmation; required without a terminal.")
 @json_option
@@ -69,6 +73,7 @@ def run(
     as_markdown: bool,
     as_json: bool,
     yes: bool,
+    **identity: str,
 ) -> None:
     """Run the Query/Retrieve checklist against servers, and compare the behaviour of each with the standard.
 
@@ -76,7 +81,7 @@ def run(
     status: 0 no deviation, 1 deviations, 2 not confirmed, 4 a server cannot be reached.
     """
     title, port = _receiver(receive)
-    servers = [_peer(each, title, timeout) for each in written]
+    servers = [_peer(each, title, timeout, user_of(identity)) for each in written]
     checks, samples = _selected(only), _sample_data(prefix)
     _require_consent(yes=yes)
     reachable = _for_reachable(servers, _reached)
@@ -129,11 +134,12 @@ def _receiver(text: str) -> tuple[str, int]:
     return title.strip(), int(port)
 
 
-def _peer(text: str, calling: str, timeout: float) -> "CheckedServer":
+def _peer(text: str, calling: str, timeout: float, user: dict[str, str]) -> "CheckedServer":
     from pacs.conformance.checks.association import CheckedServer
+    from pacs.conformance.checks.wire import user_identity
 
     try:
-        return CheckedServer.parse(text, calling, timeout)
+        return replace(CheckedServer.parse(text, calling, timeout), identity=user_identity(**user))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--against") from error
 
@@ -202,6 +208,6 @@ def _conclude(columns: "Sequence[ServerResults]") -> None:
     from pacs.conformance.checks.results import ResultKind
 
     for each in columns:
-        click.echo(f"{each.server} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
+        say(f"{each.server} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
     if any(each.count(ResultKind.DEVIATES) for each in columns):
         raise click.exceptions.Exit(FAILED)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.options import with_config
+from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -28,7 +29,10 @@ def upgrade(config: "Config") -> None:
         before = schema.current(index)
         schema.upgrade(index)
         after = schema.current(index)
-    click.echo(f"the index {'already has' if before == after else 'now has'} schema {after}")
+    if before is None or before == after:
+        say(f"the index {'now' if before is None else 'already'} has schema {after}")
+    else:
+        say(f"the index was upgraded from schema {before} to {after}; an older pacs cannot open it")
 
 
 @db.command("check")
@@ -41,4 +45,4 @@ def check_schema(config: "Config") -> None:
     with closing(Index(config.database.url)) as index:
         index.probe()
         schema.check(index)
-    click.echo(f"the index has schema {schema.head()}, as expected")
+    say(f"the index has schema {schema.head()}, as expected")

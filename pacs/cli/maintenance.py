@@ -10,6 +10,8 @@ from pacs.cli.archive import open_archive
 from pacs.cli.options import with_config
 from pacs.cli.output import json_option, plural, show, size
 from pacs.cli.progress import progress_bar
+from pacs.cli.reasons import print_some
+from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -40,10 +42,10 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     if found or as_json:
         rows = ((each.problem, each.file, each.sop_instance_uid, each.explanation, each.done) for each in found)
         show(COLUMNS, rows, as_json=as_json)
-    click.echo(_summary(report), err=True)
+    say(_summary(report), err=True)
     if not report.is_well:
         if not repair:
-            click.echo("run `pacs fsck --repair` to repair what can be repaired", err=True)
+            say("run `pacs fsck --repair` to repair what can be repaired", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -69,7 +71,7 @@ def reindex(config: "Config") -> None:
     """
     with open_archive(config) as archive:
         done = archive.reindex.run(progress_bar)
-    click.echo(
+    say(
         f"{plural(done.images, 'instance')} in the index: {done.added} added, "
         f"{plural(done.corrected, 'row')} corrected, {done.removed} removed"
     )
@@ -89,13 +91,13 @@ def backup(config: "Config", dest: Path, *, link: bool, prune: bool) -> None:
     """
     with open_archive(config) as archive:
         done = archive.backups.make(dest, link=link, prune=prune, progress=progress_bar)
-    click.echo(f"{plural(done.instances, 'instance')}, {size(done.size)} in {dest}: {done.copied} new")
+    say(f"{plural(done.instances, 'instance')}, {size(done.size)} in {dest}: {done.copied} new")
     if done.deleted:
-        click.echo(f"{plural(done.deleted, 'instance')} deleted during the backup and left out")
+        say(f"{plural(done.deleted, 'instance')} deleted during the backup and left out")
     if done.replaced:
-        click.echo(f"{plural(done.replaced, 'instance')} replaced during the backup; the backup has the new version")
+        say(f"{plural(done.replaced, 'instance')} replaced during the backup; the backup has the new version")
     if done.pruned:
-        click.echo(f"{plural(done.pruned, 'file')} of earlier backups removed")
+        say(f"{plural(done.pruned, 'file')} of earlier backups removed")
     _print_files("left out", done.failed, "pacs fsck --repair")
 
 
@@ -110,21 +112,16 @@ def restore(config: "Config", source: Path) -> None:
     """
     with open_archive(config) as archive:
         done = archive.backups.restore(source, progress_bar)
-    click.echo(f"{plural(done.instances, 'instance')}, {size(done.size)} restored from {source}")
+    say(f"{plural(done.instances, 'instance')}, {size(done.size)} restored from {source}")
     _print_files("left out", done.failed)
 
 
 def _print_files(what: str, files: Mapping[str, str], command: str = "") -> None:
     """Print files with a problem and the reasons; end the command with status 1 if there are any."""
-    from pacs.observability.logging import printable
-
     if not files:
         return
     click.echo(
         f"{plural(len(files), 'file')} {what}" + (f"; run `{command}` for details" if command else "") + ":", err=True
     )
-    for key, why in list(files.items())[:EXAMPLES]:
-        click.echo(f"    {printable(key)}: {why}", err=True)
-    if len(files) > EXAMPLES:
-        click.echo(f"    and {len(files) - EXAMPLES} more", err=True)
+    print_some([f"{key}: {why}" for key, why in files.items()], EXAMPLES)
     raise click.exceptions.Exit(1)

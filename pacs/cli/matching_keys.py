@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.completion import complete_key
 from pacs.cli.options import Command
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.errors import InvalidArgument
@@ -41,7 +42,7 @@ class QueryArguments:
 
 
 _OPTIONS = (
-    click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]",
+    click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]", shell_complete=complete_key,
                  help="Matching key; without =VALUE, a return key. KEY is a keyword, gggg,eeee or SEQUENCE.KEY."),
     click.option("root", "-P", flag_value=Root.PATIENT.name, help="Use the Patient Root information model."),
     click.option("root", "-S", flag_value=Root.STUDY.name, help="Use Study Root; the default except at PATIENT level."),

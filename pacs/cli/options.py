@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.completion import complete_setting
+
 if TYPE_CHECKING:
     from pacs.config import Config
 
@@ -38,6 +40,20 @@ def with_config_loader(command: Command) -> Command:
     return run
 
 
+def with_sources(command: Command) -> Command:
+    """Add `--config` and `--set` to a command, and pass it the Sources of the configuration as first argument."""
+
+    @config_option
+    @settings_option
+    @wraps(command)
+    def run(*, config_file: Path | None, settings: dict[str, Any], **arguments: Any) -> None:
+        from pacs.config import read_sources
+
+        command(read_sources(config_file, None, settings), **arguments)
+
+    return run
+
+
 config_option = click.option(
     "config_file",
     "--config",
@@ -52,6 +68,7 @@ settings_option = click.option(
     "--set",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_setting,
     callback=lambda ctx, _parameter, pairs: _settings(ctx, pairs),
     help="Set a configuration key, for example server.port=0; may be given several times.",
 )

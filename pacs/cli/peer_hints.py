@@ -7,6 +7,9 @@ from pacs.errors import AssociationLost, AssociationRejected
 CALLED_UNKNOWN, CALLER_UNKNOWN = (1, 1, 7), (1, 1, 3)
 """Result, source and reason (PS3.8 9.3.4): called, or calling, AE title not recognized."""
 
+USER_REFUSED = ((1, 2, 1), (2, 2, 1))
+"""No reason given by the ACSE, which refuses a User Identity (PS3.7 D.3.3.7)."""
+
 BUSY = ((2, 3, 1), (2, 3, 2))
 """Temporary congestion, and local limit exceeded."""
 
@@ -37,6 +40,11 @@ def rejected(error: AssociationRejected, us: LocalAE, called: str, *, where: str
         )
     if triplet == CALLER_UNKNOWN:
         return f"the peer does not accept the calling AE title {us.ae_title!r}; add it at the peer with\n    {us}"
+    if triplet in USER_REFUSED:
+        return (
+            f"{error.comment}: the peer requires a user, or refuses this one or the passcode; "
+            "see --user, --passcode-file and --token"
+        )
     return f"{error.comment}; if the peer has a list of known AEs, add this AE there with\n    {us}"
 
 

@@ -4,14 +4,17 @@ The options have the names of DCMTK (-aet, -aec, -to, -ta, -td, -P, -S, -k) and 
 notation of dcm4che.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.completion import complete_peer, complete_title
+from pacs.cli.interrupt import interruptible
 from pacs.cli.options import Command, with_config_loader
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
@@ -51,13 +54,13 @@ def peer_command(metavar: str = "PEER") -> Callable[[Command], Command]:
     """Add PEER and the options of associations to a command, and pass it its `PeerCall` as first argument."""
 
     def decorate(command: Command) -> Command:
-        @click.argument("words", nargs=-1, required=True, metavar=metavar)
-        @_with_options
+        @click.argument("words", nargs=-1, required=True, metavar=metavar, shell_complete=complete_peer)
+        @_with(_OPTIONS)
         @with_config_loader
         @wraps(command)
         def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
             call = _call(read, words, {name: arguments.pop(name) for name in _OF_CALL})
-            with _hints(call.peer):
+            with _hints(call.peer), interruptible():
                 command(call, **arguments)
 
         return run
@@ -82,6 +85,15 @@ def _hints(peer: "Peer") -> Iterator[None]:
         raise
 
 
+def _fingerprints(_ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    from pacs.config import fingerprint
+
+    try:
+        return tuple(map(fingerprint, texts))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 def _seconds(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
     """Parse the seconds of -to, which is easily confused with --to. Raises click.BadParameter."""
     try:
@@ -90,25 +102,104 @@ def _seconds(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
         raise click.BadParameter(f"{text!r} is not a number of seconds; did you mean --to {text}?") from None
 
 
-_OPTIONS = (
-    click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
-                 help="Calling AE title; default: that of the server if PEER is a configured peer, else PACSCU."),
-    click.option("-aec", "--called", "called_ae_title", metavar="TITLE", help="Called AE title, for HOST PORT."),
-    click.option("-to", "connect", callback=_seconds, metavar="SECONDS", help="Timeout of the TCP connection."),
-    click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="Timeout of the association negotiation."),
-    click.option("-td", "--timeout", "response", type=float, metavar="SECONDS", help="Timeout of each response."),
-    click.option("--tls", is_flag=True, help="Connect with TLS."),
+_IDENTITY_OPTIONS = (
+    click.option("--user", default="", metavar="NAME", help="Name of the user at the peer (User Identity)."),
+    click.option("--passcode-file", default="", metavar="FILE",
+                 help="File with the passcode of the user, in its first line; - is standard input."),
+    click.option("--token", default="", metavar="FILE|TOKEN",
+                 help="File with a JSON Web Token that identifies the user, instead of --user; or the token, "
+                 "which other users of this computer can see."),
+)  # fmt: skip
+_TLS_OPTIONS = (
+    click.option("--tls", is_flag=True, help="Connect with TLS; the other options of TLS imply it."),
     click.option("--ca", default="", metavar="FILE", help="CA certificate that signed the peer's certificate (PEM)."),
     click.option("--cert", default="", metavar="FILE", help="Client certificate (PEM)."),
     click.option("--cert-key", "key", default="", metavar="FILE", help="Private key of the client certificate (PEM)."),
+    click.option("--fingerprint", multiple=True, metavar="SHA256", callback=_fingerprints,
+                 help="SHA-256 fingerprint of the peer's certificate, instead of --ca; may be given several times."),
+    click.option("--no-hostname", is_flag=True, help="Accept a certificate of --ca with another or no host name."),
 )  # fmt: skip
-_OF_CALL = ("calling_ae_title", "called_ae_title", "connect", "negotiation", "response", "tls", "ca", "cert", "key")
+_called_option = click.option(
+    "-aec", "--called", "called_ae_title", metavar="TITLE", help="Called AE title, for HOST PORT."
+)
+_ASSOCIATION_OPTIONS = (
+    click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
+                 help="Calling AE title; default: that of the server if PEER is a configured peer, else PACSCU."),
+    _called_option,
+    click.option("-to", "connect", callback=_seconds, metavar="SECONDS", help="Timeout of the TCP connection."),
+    click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="Timeout of the association negotiation."),
+    click.option("-td", "--timeout", "response", type=float, metavar="SECONDS", help="Timeout of each response."),
+)  # fmt: skip
+_OPTIONS = (*_ASSOCIATION_OPTIONS, *_IDENTITY_OPTIONS, *_TLS_OPTIONS)
+
+_OF_TLS = ("tls", "ca", "cert", "key", "fingerprint", "no_hostname")
+_OF_CALL = (
+    "calling_ae_title", "called_ae_title", "connect", "negotiation", "response",
+    "user", "passcode_file", "token", *_OF_TLS,
+)  # fmt: skip
 
 
-def _with_options(command: Command) -> Command:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def configured_peers_command(command: Command) -> Command:
+    """Add AE titles and the options of associations to a command, and pass it these peers, or all configured ones."""
+    options = [each for each in (*_ASSOCIATION_OPTIONS, *_IDENTITY_OPTIONS) if each is not _called_option]
+
+    @click.argument("titles", nargs=-1, metavar="[AE_TITLE]...", shell_complete=complete_title)
+    @_with(options)
+    @with_config_loader
+    @wraps(command)
+    def run(read: Read, *, titles: tuple[str, ...], **arguments: Any) -> None:
+        given = dict.fromkeys(_OF_CALL) | {name: arguments.pop(name) for name in _OF_CALL if name in arguments}
+        config = read()
+        called = [_by_name(config, each, given, _common(given)) for each in titles or _titles(config)]
+        command(called, **arguments)
+
+    return run
+
+
+def _titles(config: "Config") -> list[str]:
+    return [each.ae_title for each in config.peers]
+
+
+def _with(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """Return a decorator that adds options to a command."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+identity_options = _with(_IDENTITY_OPTIONS)
+"""Adds `--user`, `--passcode-file` and `--token` to a command, for `user_of`."""
+
+
+def user_of(options: dict[str, Any]) -> dict[str, str]:
+    """Return `user`, `passcode` and `token` of the options, for a `client.Peer`. Raises click.UsageError."""
+    user, passcode_file, token = options["user"], options["passcode_file"], options["token"]
+    if token and (user or passcode_file):
+        raise click.UsageError("expected either --user NAME or --token FILE, not both")
+    if passcode_file and not user:
+        raise click.UsageError("--passcode-file needs --user NAME")
+    return {
+        "user": user,
+        "passcode": _secret(passcode_file, "--passcode-file"),
+        "token": token if _TOKEN.fullmatch(token) else _secret(token, "--token"),
+    }
+
+
+_TOKEN = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
+"""A signed JSON Web Token: its first part is the Base64 of a text that begins with {"."""
+
+
+def _secret(file: str, option: str) -> str:
+    """Return the first line of a file, '' without a file. Raises click.BadParameter."""
+    if not file:
+        return ""
+    try:
+        with click.open_file(file, encoding="utf-8") as opened:
+            secret = str(opened.readline()).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "expected text in UTF-8"
+        raise click.BadParameter(f"cannot read {file!r} ({why})", param_hint=option) from error
+    if not secret:
+        raise click.BadParameter(f"the first line of {file!r} is empty", param_hint=option)
+    return secret
 
 
 # --- the PEER argument -------------------------------------------------------------------------------------------
@@ -123,18 +214,26 @@ def _call(read: Read, words: tuple[str, ...], options: dict[str, Any]) -> PeerCa
 
 
 def _peer(read: Read, words: tuple[str, ...], options: dict[str, Any]) -> tuple["Peer", tuple[str, ...]]:
-    from pacs.client import Deadlines, Peer
+    from pacs.client import Peer
 
-    given = {name: options[name] for name in ("connect", "negotiation", "response") if options[name] is not None}
-    common = {"deadlines": Deadlines(**given)}
-    if options["calling_ae_title"]:
-        common["calling_ae_title"] = options["calling_ae_title"]
+    common = _common(options)
     first, rest = words[0], words[1:]
     if "@" in first:
         return Peer.parse(first, **common, protection=_protection(options)), rest
     if rest and rest[0].isdecimal():
         return _by_address(first, rest[0], options, common), rest[1:]
     return _by_name(read(), first, options, common), rest
+
+
+def _common(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what the options say for every kind of PEER."""
+    from pacs.client import Deadlines
+
+    given = {name: options[name] for name in ("connect", "negotiation", "response") if options[name] is not None}
+    common = {"deadlines": Deadlines(**given), **user_of(options)}
+    if options["calling_ae_title"]:
+        common["calling_ae_title"] = options["calling_ae_title"]
+    return common
 
 
 def _by_address(host: str, port: str, options: dict[str, Any], common: dict[str, Any]) -> "Peer":
@@ -157,7 +256,7 @@ def _by_name(config: "Config", name: str, options: dict[str, Any], common: dict[
     server = config.server
     if name == server.ae_title:
         return Peer(name, reached(server.host), server.port, **common, protection=_protection(options))
-    known = ", ".join(each.ae_title for each in config.peers) or "none"
+    known = ", ".join(_titles(config)) or "none"
     raise click.UsageError(
         f"{name!r} is not a configured peer (configured: {known}); expected one of them, AE_TITLE@HOST:PORT, or HOST "
         "PORT with -aec AE_TITLE"
@@ -166,18 +265,21 @@ def _by_name(config: "Config", name: str, options: dict[str, Any], common: dict[
 
 def _protection(options: dict[str, Any]) -> "Protection | None":
     """Return the TLS settings of the options, None without TLS."""
-    if not options["tls"]:
+    if not any(options[each] for each in _OF_TLS):
         return None
     from pacs.dimse.association.establishment import Protection
     from pacs.dimse.upper.tls import Certificates, requestor_context
 
-    files = Certificates(certificate=options["cert"], key=options["key"], ca=options["ca"])
-    return Protection(requestor_context(files, is_pinned=False))
+    files = Certificates(certificate=options["cert"], key=options["key"] or options["cert"], ca=options["ca"])
+    context = requestor_context(files, is_pinned=bool(options["fingerprint"]))
+    if options["no_hostname"]:
+        context.check_hostname = False
+    return Protection(context, frozenset(options["fingerprint"]))
 
 
 def _protection_of(config: "Config", peer: Any, options: dict[str, Any]) -> "Protection | None":
     """Return the TLS settings for a configured peer: those of the options, else those of its entry."""
-    if options["tls"] or not peer.tls:
+    if not peer.tls or any(options[each] for each in _OF_TLS if each != "tls"):
         return _protection(options)
     from pacs.settings import peer_protection
 

@@ -1,20 +1,19 @@
-"""Progress bars, progress lines, and a Ctrl-C that takes effect between two instances."""
+"""Progress bars and progress lines."""
 
-import os
-import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
+from pacs.cli.interrupt import interruptible
 from pacs.cli.output import size
+from pacs.cli.verbosity import Verbosity, verbosity
 
 if TYPE_CHECKING:
     from pacs import client
-
-STOPPING = b"pacs: stopping after this instance; press Ctrl-C again to stop immediately\n"
 
 COUNTS = ("remaining", "completed", "failed", "warning")
 """Counts of sub-operations in the responses to a retrieve, or of sent instances."""
@@ -24,46 +23,28 @@ Tell = Callable[["client.Progress"], None]
 
 
 @contextmanager
-def transfer_progress(title: str, *, verbose: bool = False) -> Iterator[Tell]:
-    """Yield a function that shows progress: as a bar on a terminal, with `verbose` as lines, else not at all.
+def transfer_progress(title: str) -> Iterator[Tell]:
+    """Yield a function that shows progress: as a bar on a terminal, with -v as lines, else not at all.
 
     After Ctrl-C the next call raises KeyboardInterrupt, so that the peer gets a C-CANCEL and no file is truncated.
     """
+    verbose, last = verbosity() > Verbosity.NORMAL, ""
     with (
-        _deferred_interrupt() as interrupt,
-        _bar(title) if sys.stderr.isatty() and not verbose else nullcontext() as bar,
+        interruptible() as check,
+        _bar(title) if sys.stderr.isatty() and verbosity() is Verbosity.NORMAL else nullcontext() as bar,
     ):
 
         def tell(progress: "client.Progress") -> None:
-            if verbose:
-                click.echo(_step(title, progress), err=True)
+            nonlocal last
+            step = _step(title, progress) if verbose else ""
+            if step != last:
+                click.echo(step, err=True)
             elif bar is not None:
                 bar(progress)
-            interrupt()
+            last = step
+            check()
 
         yield tell
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises KeyboardInterrupt after Ctrl-C; a second Ctrl-C raises it immediately."""
-    pressed: list[int] = []
-
-    def press(number: int, _frame: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-        os.write(2, STOPPING)  # click.echo is not safe here: the signal may have interrupted it
-
-    def interrupt() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -100,14 +81,20 @@ def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal; yield a function that advances it by a count."""
-    if not sys.stderr.isatty():
+    """Show a progress bar on a terminal, with rate and time left; yield a function that advances it by a count."""
+    if not sys.stderr.isatty() or verbosity() is not Verbosity.NORMAL:
         yield lambda count: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task, began = bar.add_task(title, total=total, rate=""), time.monotonic()
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            per_second = bar.tasks[task].completed / max(time.monotonic() - began, 0.001)
+            bar.update(task, rate=f"{per_second:.{int(per_second < 10)}f}/s")
+
+        yield advance

@@ -1,6 +1,5 @@
 """`pacs echo` and `pacs find`."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import click
 from pacs.cli.matching_keys import QueryArguments, name_of, query_options
 from pacs.cli.output import json_option, show
 from pacs.cli.peer_options import PeerCall, peer_command
+from pacs.cli.verbosity import say
 from pacs.dicom.levels import USUAL_KEYS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def echo(call: PeerCall) -> None:
 
     peer = call.alone()
     seconds = client.echo(peer)
-    click.echo(f"{peer} answered the C-ECHO in {seconds * 1000:.1f} ms")
+    say(f"{peer} answered the C-ECHO in {seconds * 1000:.1f} ms")
 
 
 @click.command(short_help="Query an AE (C-FIND).")
@@ -50,10 +50,9 @@ def find(call: PeerCall, query: QueryArguments, *, limit: int | None, as_json: b
         setattr(identifier, keyword, None)
         columns.append(keyword)
     matches = client.find(peer, identifier, model=query.root, limit=limit)
-    with warnings.catch_warnings(action="ignore"):  # pydicom warns of values that break the rules of their VR
-        count = show(columns, _rows(columns, matches, as_json=as_json), as_json=as_json)
+    count = show(columns, _rows(columns, matches, as_json=as_json), as_json=as_json)
     if not count:
-        click.echo("no matches", err=True)
+        say("no matches", err=True)
 
 
 def _usual_keys(query: QueryArguments) -> list[str]:

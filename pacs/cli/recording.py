@@ -9,6 +9,7 @@ from typing import TextIO
 import click
 
 from pacs.cli.output import plural
+from pacs.cli.verbosity import say
 from pacs.errors import ConfigurationError, StorageUnavailable
 from pacs.support.sockets import host_and_port
 
@@ -48,15 +49,15 @@ def record(target: str, file: Path, host: str, port: int) -> None:
         with _listening(host, port):
             relay = running.enter_context(Relay((host, port), address, writer.write))
         ours, theirs = host_and_port(host, relay.port), host_and_port(*address)
-        click.echo(f"pacs is recording: connect to {ours} instead of {theirs}; stop with Ctrl-C")
+        say(f"pacs is recording: connect to {ours} instead of {theirs}; stop with Ctrl-C")
         wait()
         failure = relay.failure
     if failure is not None:
         why = getattr(failure, "strerror", None) or type(failure).__name__
         raise StorageUnavailable(f"recording stopped early ({why}); {str(file)!r} has the messages until then")
     summary = f"{plural(writer.associations, 'association')}, {plural(writer.messages, 'message')}"
-    click.echo(f"{summary} in {file}. Names, texts, dates and UIDs are pseudonyms; codes and times are not.")
-    click.echo("Review the file before you share it.")
+    say(f"{summary} in {file}. Names, texts, dates and UIDs are pseudonyms; codes and times are not.")
+    say("Review the file before you share it.")
 
 
 @click.command(short_help="Replay the server of a recording.")
@@ -79,7 +80,7 @@ def replay(file: Path, host: str, port: int) -> None:
         with _listening(host, port):
             server.start()
         try:
-            click.echo(f"pacs is replaying {file} on {host_and_port(host, server.port)}; stop with Ctrl-C")
+            say(f"pacs is replaying {file} on {host_and_port(host, server.port)}; stop with Ctrl-C")
             wait()
         finally:
             server.stop()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pacs.cli.options import setting_option, with_config_loader
+from pacs.cli.verbosity import say
 from pacs.support.sockets import host_and_port
 
 if TYPE_CHECKING:
@@ -68,16 +69,16 @@ def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
             secure = f", TLS on port {event.secure_port}" if event.secure_port != event.port else " with TLS"
             secure = secure if event.secure_port else ""
             faults = f", INJECTS FAULTS: scenario {scenario.name}" if scenario else ""
-            click.echo(f"pacs is ready: AE title {event.ae_title} on {where}{secure}{faults}")
+            say(f"pacs is ready: AE title {event.ae_title} on {where}{secure}{faults}")
         if isinstance(event, WebReady):
             scheme = "https" if event.is_secure else "http"
-            click.echo(f"pacs serves {scheme}://{host_and_port(event.host, event.port)}/healthz, /readyz and /metrics")
+            say(f"pacs serves {scheme}://{host_and_port(event.host, event.port)}/healthz, /readyz and /metrics")
 
     def announce_stop() -> None:
         if sys.stderr.isatty():
             seconds = f"{archive.config.limits.drain_seconds:g} s"
             waiting = f"pacs is waiting up to {seconds} for running operations; press Ctrl-C again to stop immediately"
-            click.echo(waiting, err=True)
+            say(waiting, err=True)
 
     config = read()
     setup_logging(config.log.level, config.log.format)

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.matching_keys import QueryArguments, query_options
 from pacs.cli.options import as_option
 from pacs.cli.output import plural, print_error, safe, size
 from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.cli.progress import transfer_progress
+from pacs.cli.reasons import print_some
+from pacs.cli.verbosity import say
 from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
-    from pacs.client import NotStored, Retrieved, Senders
+    from pacs.client import Committed, NotStored, Retrieved, Senders
+    from pacs.dicom.commitment import Failure
 
 EXAMPLES = 10
 """Number of failed instances shown."""
@@ -38,8 +42,6 @@ from_option = click.option(
     help="Further sender that may connect: an address, a network, or `anyone`; may be given several times.",
 )  # fmt: skip
 
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print the counts of every response.")
-
 
 # --- store and commit --------------------------------------------------------------------------------------------
 
@@ -47,8 +49,7 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print the c
 @click.command(short_help="Send files and folders (C-STORE).")
 @peer_command(SENDING)
 @as_option
-@verbose_option
-def store(call: PeerCall, *, send_as: tuple[str, ...], verbose: bool) -> None:
+def store(call: PeerCall, *, send_as: tuple[str, ...]) -> None:
     """Send files and folders to PEER; - reads paths from standard input.
 
     Compressed images are decompressed where PEER does not accept them as they are; with --as, all images are converted.
@@ -59,15 +60,15 @@ def store(call: PeerCall, *, send_as: tuple[str, ...], verbose: bool) -> None:
     from pacs import client
 
     paths = _paths(call.rest)
-    with transfer_progress("storing", verbose=verbose) as show_progress:
+    with transfer_progress("storing") as show_progress:
         done = client.store(call.peer, *paths, send_as=send_as, on_progress=show_progress)
     skipped = f", {plural(done.skipped, 'file')} skipped" if done.skipped else ""
     stored = f"{plural(done.completed, 'instance')}, {size(done.bytes)} stored"
     warned = f", {done.warning} with a warning" if done.warning else ""
     converted = f", {done.converted} converted" if done.converted else ""
-    click.echo(f"{stored}{converted}{warned}, {len(done.failed)} failed{skipped}")
+    say(f"{stored}{converted}{warned}, {len(done.failed)} failed{skipped}")
     for notice in done.notices:
-        click.echo(f"converted copies: {safe(notice)}", err=True)
+        say(f"converted copies: {safe(notice)}", err=True)
     _print_not_stored(done.failed)
     if not (done.failed or done.completed):
         print_error(f"no DICOM file found in {', '.join(map(str, paths))}")
@@ -95,12 +96,16 @@ def commit(call: PeerCall, *, port: int, others: tuple[str, ...], wait: float) -
     from pacs import client
 
     done = client.commit(call.peer, _paths(call.rest), port=port, senders=_senders(others), timeout=wait)
-    click.echo(f"{plural(len(done.committed), 'instance')} committed, {len(done.failed)} not committed")
-    for each in done.failed[:EXAMPLES]:
-        why = "not reported" if each.reference in done.unreported else f"failure reason 0x{each.reason:04X}"
-        click.echo(f"    {safe(each.reference.sop_instance_uid)}: {why}", err=True)
+    say(f"{plural(len(done.committed), 'instance')} committed, {len(done.failed)} not committed")
+    print_some([_not_committed(done, each) for each in done.failed], EXAMPLES)
     if done.failed:
         raise click.exceptions.Exit(PARTLY if done.committed else FAILED)
+
+
+def _not_committed(done: "Committed", failed: "Failure") -> str:
+    is_reported = failed.reference not in done.unreported
+    why = f"failure reason 0x{failed.reason:04X}" if is_reported else "not reported"
+    return f"{failed.reference.sop_instance_uid}: {why}"
 
 
 def _senders(others: tuple[str, ...]) -> "Senders":
@@ -128,11 +133,7 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
     for (status, comment), count in reasons.most_common():
         code = "" if status is None else f"0x{status:04X}, "
         click.echo(f"{count} failed: {code}{safe(comment)}", err=True)
-        those = [each.what for each in failed if (each.status, each.comment) == (status, comment)]
-        for what in those[:EXAMPLES]:
-            click.echo(f"    {safe(str(what))}", err=True)
-        if len(those) > EXAMPLES:
-            click.echo(f"    and {len(those) - EXAMPLES} more", err=True)
+        print_some([str(each.what) for each in failed if (each.status, each.comment) == (status, comment)], EXAMPLES)
 
 
 # --- retrieves ---------------------------------------------------------------------------------------------------
@@ -141,11 +142,16 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
 @click.command(short_help="Retrieve instances, or move them to another AE (C-MOVE).")
 @peer_command()
 @query_options(is_retrieve=True)
-@click.option("-aem", "--destination", metavar="TITLE", help="Move destination; default: this host, into --to.")
+@click.option(
+    "-aem",
+    "--destination",
+    metavar="TITLE",
+    shell_complete=complete_title,
+    help="Move destination; default: this host, into --to.",
+)
 @to_option
 @port_option
 @from_option
-@verbose_option
 def move(
     call: PeerCall,
     query: QueryArguments,
@@ -154,7 +160,6 @@ def move(
     folder: Path | None,
     port: int,
     others: tuple[str, ...],
-    verbose: bool,
 ) -> None:
     """Make PEER send instances to another AE, -aem TITLE, or to this host, into --to FOLDER.
 
@@ -167,7 +172,7 @@ def move(
     peer, identifier, root = call.alone(), query.identifier, query.root
     if destination is not None and folder is not None:
         raise click.UsageError("expected either -aem TITLE or --to FOLDER, not both")
-    with _retrieve_result() as set_result, transfer_progress("moving", verbose=verbose) as show_progress:
+    with _retrieve_result() as set_result, transfer_progress("moving") as show_progress:
         if destination is None:
             to, title, senders = folder or Path(), call.receives_as, _senders(others)
             done = client.move_and_store(
@@ -189,8 +194,7 @@ def move(
 @peer_command()
 @query_options(is_retrieve=True)
 @to_option
-@verbose_option
-def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, verbose: bool) -> None:
+def get(call: PeerCall, query: QueryArguments, *, folder: Path | None) -> None:
     """Retrieve instances from PEER with a C-GET into --to FOLDER.
 
     PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or HOST PORT with -aec AE_TITLE. The exit status is 3
@@ -199,7 +203,7 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, verbose: 
     from pacs import client
 
     peer, to = call.alone(), folder or Path()
-    with _retrieve_result() as set_result, transfer_progress("getting", verbose=verbose) as show_progress:
+    with _retrieve_result() as set_result, transfer_progress("getting") as show_progress:
         set_result(client.get(peer, query.identifier, to=to, model=query.root, on_progress=show_progress), to)
 
 
@@ -209,10 +213,7 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, verbose: 
 @to_option
 @port_option
 @from_option
-@verbose_option
-def fetch(
-    call: PeerCall, query: QueryArguments, *, folder: Path | None, port: int, others: tuple[str, ...], verbose: bool
-) -> None:
+def fetch(call: PeerCall, query: QueryArguments, *, folder: Path | None, port: int, others: tuple[str, ...]) -> None:
     """Retrieve instances into --to FOLDER: with C-GET if PEER supports it, else with C-MOVE to this host.
 
     Instances that are already in the folder are not retrieved again. PEER is AE_TITLE@HOST:PORT, the AE title of a
@@ -221,7 +222,7 @@ def fetch(
     from pacs import client
 
     peer, to, root, senders = call.alone(), folder or Path(), query.root, _senders(others)
-    with _retrieve_result() as set_result, transfer_progress("fetching", verbose=verbose) as show_progress:
+    with _retrieve_result() as set_result, transfer_progress("fetching") as show_progress:
         done = client.fetch(
             peer,
             query.identifier,
@@ -251,7 +252,7 @@ def _retrieve_result() -> "Iterator[Callable[..., None]]":
         _print_uids(error.failed_uids)
         raise click.exceptions.Exit(PARTLY) from error
     for retrieved, folder in results:
-        click.echo(_summary(retrieved, folder))
+        say(_summary(retrieved, folder))
         if _is_empty(retrieved, folder):
             print_error("no matches")
             raise click.exceptions.Exit(FAILED)
@@ -289,8 +290,4 @@ def _is_mostly_known(retrieved: "Retrieved") -> bool:
 
 
 def _print_uids(uids: Iterable[str]) -> None:
-    listed = list(uids)
-    for uid in listed[:EXAMPLES]:
-        click.echo(f"    {safe(uid)}", err=True)
-    if len(listed) > EXAMPLES:
-        click.echo(f"    and {len(listed) - EXAMPLES} more", err=True)
+    print_some(list(uids), EXAMPLES)

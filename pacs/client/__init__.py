@@ -17,7 +17,7 @@ from pacs.client.peer import Deadlines, Peer
 from pacs.client.receive.receiver import Receiver, receiving
 from pacs.client.receive.senders import Senders
 from pacs.client.retrieving import get, move, move_and_store
-from pacs.client.series.load import LeftOut, StillCompressed, load_series
+from pacs.client.series.load import LeftOut, StillCompressed, WithoutPositions, load_datasets, load_series
 from pacs.client.series.match import Candidate
 from pacs.client.storage_commitment import commit
 from pacs.client.storing import store
@@ -32,6 +32,7 @@ from pacs.errors import (
     NotAVolume,
     NothingFound,
     OperationFailed,
+    PackageMissing,
 )
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "NothingFound",
     "OnProgress",
     "OperationFailed",
+    "PackageMissing",
     "Peer",
     "Progress",
     "Protection",
@@ -60,11 +62,13 @@ __all__ = [
     "Senders",
     "StillCompressed",
     "Transfer",
+    "WithoutPositions",
     "commit",
     "echo",
     "fetch",
     "find",
     "get",
+    "load_datasets",
     "load_series",
     "move",
     "move_and_store",

@@ -8,7 +8,7 @@ from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement, RawDataElement
 
 from pacs.client.identifiers import Identifier, Level, Model, data_set_of, encoded, root_of, sop_class_of, with_level
-from pacs.client.peer import Peer, associate, peer_of
+from pacs.client.peer import Peer, abandoning, associated, peer_of
 from pacs.client.status_errors import check
 from pacs.dicom.charset import CUSTOMIZABLE
 from pacs.dicom.dataset import View, items, vr
@@ -33,13 +33,10 @@ def echo(peer: Peer | str) -> float:
     OperationFailed.
     """
     peer = peer_of(peer)
-    association = associate(peer, [(VERIFICATION, SERVICE_SYNTAXES)])
-    try:
+    with associated(peer, [(VERIFICATION, SERVICE_SYNTAXES)]) as association:
         began = time.monotonic()
         status = verify(Requestor(association, peer.deadlines.response))
         seconds = time.monotonic() - began
-    finally:
-        association.release(peer.deadlines.release)
     check(Service.ECHO, status)
     return seconds
 
@@ -83,17 +80,13 @@ def _extended_bytes(extended: Extended) -> bytes:
 def _matches(
     peer: Peer, identifier: Dataset, sop_class: str, limit: int | None, extended: bytes
 ) -> Generator[Dataset, None, None]:
-    association = associate(peer, [(sop_class, SERVICE_SYNTAXES)], extended={sop_class: extended} if extended else None)
-    try:
+    negotiation = {sop_class: extended} if extended else None
+    with associated(peer, [(sop_class, SERVICE_SYNTAXES)], extended=negotiation) as association:
         requestor = Requestor(association, peer.deadlines.response)
         context = requestor.context(sop_class)
         exchange = requestor.ask(CommandField.C_FIND, context, encoded(identifier, context.transfer_syntax), priority=0)
-        try:
+        with abandoning(exchange, peer):
             yield from _matches_of(exchange, limit)
-        finally:
-            exchange.abandon(peer.deadlines.cancel)
-    finally:
-        association.release(peer.deadlines.release)
 
 
 def _matches_of(exchange: Exchange, limit: int | None) -> Generator[Dataset, None, None]:

@@ -68,7 +68,7 @@ def data_set_of(identifier: Identifier) -> Dataset:
         _put_code(found, CHARACTER_SET, "\\".join(terms))
     for key, value in identifier.items():
         if key != "SpecificCharacterSet":
-            _put(found, _path(key), value, terms)
+            _put(found, path_of(key), value, terms)
     return found
 
 
@@ -95,7 +95,7 @@ def _texts(values: Iterable[Any]) -> Iterable[str]:
             yield from _texts(value.values())
 
 
-def _path(key: object) -> list[int]:
+def path_of(key: object) -> list[int]:
     """Return the tags on the path of a key. Raises InvalidArgument."""
     if isinstance(key, int):
         return [int(key)]

@@ -1,20 +1,26 @@
 """Peers to connect to, and deadlines."""
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
-from pacs.dimse.upper.user_information import Proposal
-from pacs.errors import AssociationRejected, InvalidArgument
+from pacs.dimse.scu import Exchange
+from pacs.dimse.upper.user_information import Proposal, UserIdentity
+from pacs.errors import AssociationRejected, InvalidArgument, StopNow
 from pacs.support.sockets import host_and_port
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")
 
 CALLING_AE_TITLE = "PACSCU"
 """Default calling AE title."""
+
+INTERRUPTED_SECONDS = 2.0
+"""Most seconds for the peer to respond to a C-CANCEL, or to a release request, after a Ctrl-C."""
 
 LEAST_RATE = 1024
 """Bytes per second that a message must bring after its deadline to be received further."""
@@ -67,12 +73,33 @@ class Peer:
     protection: Protection | None = None
     """TLS settings, None for unencrypted associations."""
     deadlines: Deadlines = field(default_factory=Deadlines)
+    user: str = ""
+    """Name of the user, as User Identity of the association request (PS3.7 D.3.3.7); '' for none."""
+    passcode: str = field(default="", repr=False)
+    """Passcode of the user, which an unencrypted association sends in clear text; '' for none."""
+    token: str = field(default="", repr=False)
+    """JSON Web Token that identifies the user, instead of name and passcode; '' for none."""
 
     def __post_init__(self) -> None:
         for title in (self.ae_title, self.calling_ae_title):
             check_ae_title(title)
         if not 0 < self.port <= 0xFFFF:
             raise InvalidArgument(f"A port is between 1 and 65535, not {self.port}")
+        if self.token and (self.user or self.passcode):
+            raise InvalidArgument("A user is identified by name and passcode or by a token, not by both")
+        if self.passcode and not self.user:
+            raise InvalidArgument("A passcode needs the name of the user")
+        if any(len(each.encode()) > 0xFFFF for each in (self.user, self.passcode, self.token)):
+            raise InvalidArgument("The name of a user, a passcode and a token have at most 65535 bytes in UTF-8")
+
+    @property
+    def user_identity(self) -> UserIdentity | None:
+        """The User Identity of the association request, None without a user."""
+        if self.token:
+            return UserIdentity(5, self.token.encode(), b"", False)
+        if self.user:
+            return UserIdentity(2 if self.passcode else 1, self.user.encode(), self.passcode.encode(), False)
+        return None
 
     @classmethod
     def parse(cls, text: str, **others: Any) -> "Peer":
@@ -89,10 +116,13 @@ class Peer:
 
 
 def check_ae_title(title: str) -> None:
-    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable ASCII characters without `\` (PS3.5 6.2)."""
-    is_plain = title.isascii() and title.isprintable() and "\\" not in title
+    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable characters without `\` (PS3.5 6.2).
+
+    Characters of Latin-1 violate the standard, but some peers have them.
+    """
+    is_plain = title.isprintable() and "\\" not in title and max(title, default="") <= "\xff"
     if not (is_plain and len(title.strip()) > 0 and len(title) <= 16):
-        raise InvalidArgument(rf"An AE title has 1 to 16 printable ASCII characters and no \, not {title!r}")
+        raise InvalidArgument(rf"An AE title has 1 to 16 printable characters of Latin-1 and no \, not {title!r}")
 
 
 def peer_of(peer: Peer | str) -> Peer:
@@ -109,7 +139,7 @@ def associate(
 ) -> Association:
     """Associate with a peer. Raises DestinationUnreachable and its subclasses, with advice where there is some."""
     try:
-        return request(
+        association = request(
             peer.host,
             peer.port,
             calling_ae_title=peer.calling_ae_title,
@@ -119,6 +149,7 @@ def associate(
             extended=extended,
             limits=peer.deadlines.limits,
             protection=peer.protection,
+            user_identity=peer.user_identity,
         )
     except AssociationRejected as error:
         advice = _ADVICE.get((error.source, error.reason))
@@ -126,6 +157,57 @@ def associate(
             raise
         sentence = f"{error.comment}: {advice.format(peer=peer)}"
         raise AssociationRejected(sentence, error.result, error.source, error.reason) from None
+    _log(peer, contexts, association)
+    return association
+
+
+def _log(peer: Peer, proposed: Sequence[Proposal], association: Association) -> None:
+    """Log an association, and at level DEBUG each of its presentation contexts."""
+    log, accepted = logging.getLogger("pacs"), association.contexts
+    agreed = f"{len(accepted)} of {len(proposed)} presentation contexts accepted"
+    secure = f", {association.protection}" if association.protection else ""
+    log.info("associated with %s as %s: %s%s", peer, peer.calling_ae_title, agreed, secure)
+    for place, (abstract_syntax, syntaxes) in enumerate(proposed):
+        context = accepted.get(2 * place + 1)
+        answer = f"accepted with {context.transfer_syntax}" if context else f"refused with {', '.join(syntaxes)}"
+        log.debug("presentation context %d: %s %s", 2 * place + 1, abstract_syntax, answer)
+
+
+@contextmanager
+def associated(
+    peer: Peer,
+    contexts: Sequence[Proposal],
+    *,
+    roles: Mapping[str, tuple[bool, bool]] | None = None,
+    extended: Mapping[str, bytes] | None = None,
+) -> Iterator[Association]:
+    """Associate with a peer for the body, and release the association. Raises as `associate`."""
+    association, seconds = associate(peer, contexts, roles=roles, extended=extended), peer.deadlines.release
+    try:
+        yield association
+    except KeyboardInterrupt as error:
+        seconds = _after(error, seconds)
+        raise
+    finally:
+        association.release(seconds)
+
+
+@contextmanager
+def abandoning(exchange: Exchange, peer: Peer) -> Iterator[None]:
+    """Cancel a request if it is not over after the body, and wait for its final response."""
+    seconds = peer.deadlines.cancel
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        seconds = _after(error, seconds)
+        raise
+    finally:
+        exchange.abandon(seconds)
+
+
+def _after(error: KeyboardInterrupt, seconds: float) -> float:
+    """Return the time that a peer has after a Ctrl-C."""
+    return 0.0 if isinstance(error, StopNow) else min(seconds, INTERRUPTED_SECONDS)
 
 
 _ADVICE = {

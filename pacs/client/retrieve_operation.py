@@ -18,7 +18,7 @@ from pacs.client.identifiers import (
     with_level,
 )
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
-from pacs.client.peer import Peer, associate
+from pacs.client.peer import Peer, abandoning, associated
 from pacs.client.receive.receiver import Listener
 from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, StoreSCP
 from pacs.client.status_errors import advice_for, failure
@@ -132,25 +132,17 @@ class RetrieveOperation:
 
     def _run_exchange(self, storage: tuple[tuple[str, tuple[str, ...]], ...]) -> DimseResponse:
         """Return the final response; meanwhile, record arrivals and counts."""
-        association = associate(
-            self.peer,
-            [(self.request.sop_class, SERVICE_SYNTAXES), *storage],
-            roles={sop_class: (False, True) for sop_class, _ in storage},
-        )
-        try:
+        contexts = [(self.request.sop_class, SERVICE_SYNTAXES), *storage]
+        roles = {sop_class: (False, True) for sop_class, _ in storage}
+        with associated(self.peer, contexts, roles=roles) as association:
             return self._exchange(association)
-        finally:
-            association.release(self.peer.deadlines.release)
 
     def _exchange(self, association: Association) -> DimseResponse:
         requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.wake_up)
         context = requestor.context(self.request.sop_class)
         exchange = self._send_request(requestor, context)
-        try:
+        with abandoning(exchange, self.peer):
             return self._await_final(exchange)
-        except BaseException:
-            exchange.abandon(self.peer.deadlines.cancel)
-            raise
 
     @property
     def _serving(self) -> dict[int, Serve]:
@@ -232,16 +224,19 @@ class RetrieveOperation:
         retrieved = self._retrieved(final.command, failed_uids)
         status = final.command.status
         is_failure = not is_completed(status) or bool(final.command.failed or failed_uids)
-        missing = self._missing_count()
-        if not is_failure and not retrieved.conflicts and missing <= 0:
+        missing, refused = self._missing_count(), self._refused_count()
+        if not is_failure and not retrieved.conflicts and missing <= 0 and not refused:
             return retrieved
         if retrieved.conflicts:
             advice = f"{retrieved.conflicts[0]} arrived twice with different content; the first one is kept"
         elif is_failure:
-            advice = self._refusals or self._advice(final.command)
+            advice = self._refusals or ("" if refused else self._advice(final.command))
         else:
-            advice = self._shortfall(missing)
-        raise failure(self.service, final.command, advice=advice, failed_uids=failed_uids, retrieved=retrieved)
+            advice = self._shortfall(missing) if missing > refused else ""
+        cause = self.store_scp.refusals if self.store_scp is not None and not retrieved.conflicts else ""
+        raise failure(
+            self.service, final.command, advice=advice, cause=cause, failed_uids=failed_uids, retrieved=retrieved
+        )
 
     def _advice(self, answer: Command) -> str:
         """Return advice for a failure; none about the address of this host if it was reached."""
@@ -257,10 +252,10 @@ class RetrieveOperation:
 
     @property
     def _refusals(self) -> str:
-        """The refused associations and instances that may belong to this retrieve, '' if there were none."""
-        of_associations = self._listener.sender_filter.refusals if self._listener is not None else ""
-        of_instances = self.store_scp.refusals if self.store_scp is not None else ""
-        return "; ".join(filter(None, (of_associations, of_instances)))
+        """The associations and contexts that were refused here and may belong to this retrieve, '' for none."""
+        if self._listener is None:
+            return ""
+        return "; ".join(filter(None, (self._listener.sender_filter.refusals, self._listener.rejected_contexts)))
 
     @property
     def _address_advice(self) -> str:
@@ -275,6 +270,15 @@ class RetrieveOperation:
         if self.store_scp is None:
             return 0
         return (self._counts.announced or 0) - self._arrived(self.store_scp.arrivals)
+
+    def _refused_count(self) -> int:
+        """The number of instances of this retrieve that were refused here; those that were not requested may be of
+        another sender, except in a C-GET.
+        """
+        if self.store_scp is None:
+            return 0
+        arrivals = self.store_scp.arrivals
+        return arrivals.refused + (arrivals.unasked if self.service is Service.GET else 0)
 
     def _arrived(self, arrivals: Arrivals) -> int:
         """Return how many announced instances have arrived; count repeats only if no sender but the PACS is allowed."""

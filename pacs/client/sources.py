@@ -3,7 +3,7 @@
 import copy
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,16 @@ from pacs.client.outcomes import NotStored
 from pacs.dicom import part10, syntaxes
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.dataset import View
-from pacs.dicom.elements import LONGEST, TOO_LONG
-from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, is_cut_off, read_attributes, require_uids
+from pacs.dicom.elements import LONGEST, PIXELS, TOO_LONG
+from pacs.dicom.header import (
+    PIXEL_DATA,
+    SOP_CLASS_UID,
+    SOP_INSTANCE_UID,
+    is_cut_off,
+    plain_uids,
+    read_attributes,
+    require_uids,
+)
 from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY, check_storable
 from pacs.dicom.values import is_uid
 from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, SOPClassNotSupported, UndecodableDataSet
@@ -124,29 +132,32 @@ def instance_in(path: Path) -> Instance:
     with path.open("rb") as file:
         head = part10.find_data_set(file)
         is_long = os.fstat(file.fileno()).st_size > LONGEST
+        plain = None if is_long else plain_uids(file, head.transfer_syntax)
         try:
-            found = View.of(read_attributes(file, head.transfer_syntax, _TO_THE_PIXELS if is_long else _UIDS))
+            found = plain or _uids(file, head.transfer_syntax, _TO_THE_PIXELS if is_long else _UIDS)
         except UndecodableDataSet as error:
             if head.data_offset:
                 raise
             raise _NotDICOM(part10.NOT_DICOM) from error  # most likely a text file
-        sop_class, instance = (
-            _uid(found, "SOPClassUID") or head.sop_class_uid,
-            _uid(found, "SOPInstanceUID") or head.sop_instance_uid,
-        )
+        sop_class = found[SOP_CLASS_UID] or head.sop_class_uid
+        instance = found[SOP_INSTANCE_UID] or head.sop_instance_uid
         if MEDIA_STORAGE_DIRECTORY in (sop_class, head.sop_class_uid):
             check_storable(MEDIA_STORAGE_DIRECTORY, unknown=True)
         if not head.data_offset and not (is_uid(sop_class) and is_uid(instance)):
             raise _NotDICOM(part10.NOT_DICOM)
         require_uids({SOP_CLASS_UID: sop_class, SOP_INSTANCE_UID: instance})
         file.seek(head.data_offset)
-        if is_cut_off(file, head.transfer_syntax):  # most receivers would store it as it is, with a success
+        # Most receivers would store it as it is, with a success.
+        if plain is None and is_cut_off(file, head.transfer_syntax):
             raise UndecodableDataSet("The file is cut off: it ends in the middle of an element")
     return Instance(path, sop_class, instance, head.transfer_syntax, head.data_offset)
 
 
-def _uid(found: View, keyword: str) -> str:
-    return next(iter(found.texts(by_keyword(keyword))), "").strip(" \0")
+def _uids(file: BinaryIO, transfer_syntax: str, tags: Collection[int]) -> dict[int, str]:
+    """Return the UIDs of a data set; read it up to the last of the tags. Raises UndecodableDataSet."""
+    found = View.of(read_attributes(file, transfer_syntax, tags))
+    texts = {each.tag: found.texts(each) for each in map(by_keyword, ("SOPClassUID", "SOPInstanceUID"))}
+    return {tag: next(iter(each), "").strip(" \0") for tag, each in texts.items()}
 
 
 # --- in memory ---------------------------------------------------------------------------------------------------
@@ -157,8 +168,9 @@ def _in_memory(dataset: Dataset) -> Instance:
     sop_class, instance = str(dataset.get("SOPClassUID", "")), str(dataset.get("SOPInstanceUID", ""))
     if not (is_uid(sop_class) and is_uid(instance)):
         raise UndecodableDataSet("A data set without SOP Class UID and SOP Instance UID is not an instance")
-    pixels = dataset.get("PixelData")
-    if isinstance(pixels, bytes) and len(pixels) > LONGEST and syntaxes.is_native(_syntax(dataset)):
+    values = (dataset.get_item(tag).value for tag in PIXELS if tag in dataset)
+    is_long = any(isinstance(each, bytes) and len(each) > LONGEST for each in values)
+    if is_long and syntaxes.is_native(_syntax(dataset)):
         raise UndecodableDataSet(TOO_LONG)
     return Instance(dataset, sop_class, instance, _syntax(dataset))
 

@@ -39,6 +39,7 @@ def failure(
     answer: Command | int,
     *,
     advice: str = "",
+    cause: str = "",
     failed_uids: tuple[str, ...] = (),
     retrieved: Any = None,
 ) -> OperationFailed:
@@ -52,6 +53,7 @@ def failure(
         offending_elements=() if isinstance(answer, int) else answer.offending_elements,
         failed_uids=failed_uids,
         mending=advice,
+        cause=cause,
         retrieved=retrieved,
     )
 
@@ -63,7 +65,13 @@ _ADVICE_OTHER_DESTINATION = {
 """Advice for a C-MOVE to another destination than this client."""
 
 
-_UNKNOWN_DESTINATION = 0xA801
+_NO_REASON = (
+    "the PACS cannot send to {ae_title}: check its host and port in the PACS, that it is listening, and that it "
+    "accepts SOP Class and transfer syntax of these images; see the log of the PACS"
+)
+"""Advice for status A702 from another destination without an Error Comment."""
+
+_UNKNOWN_DESTINATION, _SUB_OPERATIONS_FAILED = 0xA801, 0xA702
 
 _ABOUT_THE_CONNECTION = re.compile(r"connect|reach|associat|AE title|host|port\b", re.IGNORECASE)
 """Found in an Error Comment whose reason does not contradict the advice, which is about AE title, host and port."""
@@ -78,6 +86,8 @@ def advice_for(service: Service, answer: Command, *, ae_title: str, port: int | 
     if comment and answer.status != _UNKNOWN_DESTINATION and not _ABOUT_THE_CONNECTION.search(comment):
         return ""
     if service is Service.MOVE and port is None:
+        if answer.status == _SUB_OPERATIONS_FAILED and not comment:
+            return _NO_REASON.format(ae_title=ae_title)
         return _ADVICE_OTHER_DESTINATION.get(answer.status, "").format(ae_title=ae_title)
     sentence = _ADVICE.get((service, answer.status)) or _ADVICE.get((service, answer.status >> 12), "")
     return sentence.format(ae_title=ae_title, port=port)

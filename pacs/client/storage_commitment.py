@@ -12,7 +12,7 @@ from pathlib import Path
 from pydicom import Dataset
 
 from pacs.client.outcomes import Committed
-from pacs.client.peer import Deadlines, Peer, associate, peer_of
+from pacs.client.peer import Deadlines, Peer, associated, peer_of
 from pacs.client.receive.receiver import Handler, Listener
 from pacs.client.receive.senders import SenderFilter, Senders, listen_addresses
 from pacs.client.sources import sources_of
@@ -170,15 +170,12 @@ def _request_report(
     peer: Peer, request: CommitmentRequest, receiver: _ReportReceiver, timeout: float, *, listens: bool
 ) -> CommitmentReport:
     """Send the request and return the report. Raises as `commit`."""
-    association = associate(peer, [(STORAGE_COMMITMENT, SERVICE_SYNTAXES)])
-    try:
+    with associated(peer, [(STORAGE_COMMITMENT, SERVICE_SYNTAXES)]) as association:
         serving = {int(CommandField.N_EVENT_REPORT): receiver.handle}
         requestor = Requestor(association, peer.deadlines.response, serving, receiver.wake_up)
         _send_request(requestor, request)
         deadline = time.monotonic() + timeout
         _await_report(requestor, receiver, deadline, listens=listens)
-    finally:
-        association.release(peer.deadlines.release)
     if receiver.report is None:
         raise PeerTimeout(f"The peer sent no storage commitment report within {timeout:g} seconds{_ADVICE}")
     return receiver.report

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pacs.client.outcomes import NotStored, OnProgress, Progress, Transfer
 from pacs.client.outgoing import Outgoing, Preparation
-from pacs.client.peer import Peer, associate, peer_of
+from pacs.client.peer import Peer, associated, peer_of
 from pacs.client.sources import Instance, Storable, sources_of
 from pacs.dicom.status import is_completed, meaning
 from pacs.dicom.syntaxes import converts_pixel_data
@@ -118,18 +118,14 @@ class _Sending:
         """Send instances until the association is lost. Raises DestinationUnreachable if it cannot be established."""
         if self._empty_associations >= MAX_EMPTY_ASSOCIATIONS:
             raise DestinationUnreachable("The peer ends every association before an instance is stored")
-        association = associate(self.peer, proposals)
-        self._is_reached = True
-        self._empty_associations += 1
-        preparation = Preparation(association.contexts.values(), self.send_as, self.pool)
-        ahead = LookAhead(preparation.begin, self.pool.processes)
-        try:
-            requestor = Requestor(association, self.peer.deadlines.response)
-            while left and association.is_established:
-                self._send_one(requestor, ahead, left)
-        finally:
-            ahead.close()
-            association.release(self.peer.deadlines.release)
+        with associated(self.peer, proposals) as association:
+            self._is_reached = True
+            self._empty_associations += 1
+            preparation = Preparation(association.contexts.values(), self.send_as, self.pool)
+            with closing(LookAhead(preparation.begin, self.pool.processes)) as ahead:
+                requestor = Requestor(association, self.peer.deadlines.response)
+                while left and association.is_established:
+                    self._send_one(requestor, ahead, left)
 
     def _send_one(self, requestor: Requestor, ahead: LookAhead[Instance, Outgoing], left: deque[Instance]) -> None:
         """Send the next instance and record the result."""
@@ -160,6 +156,7 @@ class _Sending:
     def _response(self, requestor: Requestor, instance: Instance, outgoing: Outgoing, sent: list[int]) -> Command:
         """Return the response to the C-STORE of an instance; count its bytes in `sent`. Raises PacsError."""
         pieces = outgoing.pieces()
+        self.on_progress(self._progress(0))  # may raise: then this instance is not sent
         exchange = requestor.ask(
             CommandField.C_STORE,
             outgoing.context,

@@ -4,6 +4,8 @@ Only the commands, the composition root and `pacs.settings` read it; other parts
 everything that is wrong: key, value, origin and what was expected.
 """
 
+from pacs.config.error_messages import keys
+from pacs.config.in_force import ValueInForce, values_in_force
 from pacs.config.model import (
     AuditSection,
     CommitmentSection,
@@ -15,15 +17,27 @@ from pacs.config.model import (
     PeerEntry,
     ServerSection,
     WebSection,
+    fingerprint,
     is_loopback,
     split_address,
 )
-from pacs.config.peers_file import add_peer
+from pacs.config.peers_file import PeersFile
 from pacs.config.scenario import load_scenario, presets
-from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load, revalidated
+from pacs.config.sources import (
+    DEFAULT_FILE,
+    PEERS_FILE,
+    Sources,
+    find_file,
+    from_settings,
+    load,
+    read_sources,
+    revalidated,
+    template,
+)
 
 __all__ = [
     "DEFAULT_FILE",
+    "PEERS_FILE",
     "AuditSection",
     "CommitmentSection",
     "Config",
@@ -32,15 +46,22 @@ __all__ = [
     "LimitsSection",
     "MetricsSection",
     "PeerEntry",
+    "PeersFile",
     "ServerSection",
+    "Sources",
+    "ValueInForce",
     "WebSection",
-    "add_peer",
     "find_file",
+    "fingerprint",
     "from_settings",
     "is_loopback",
+    "keys",
     "load",
     "load_scenario",
     "presets",
+    "read_sources",
     "revalidated",
     "split_address",
+    "template",
+    "values_in_force",
 ]

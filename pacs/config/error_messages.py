@@ -66,15 +66,28 @@ def wording(message: str) -> str:
     return message
 
 
-SECRETS = re.compile(r"(^jwt\.key|\.passcode)$")
+_SECRETS = re.compile(r"(^jwt\.key|\.passcode)$")
 """Keys whose values are never shown."""
+
+_PASSWORDS = (
+    (re.compile(r"//([^:/@]*):.*@"), r"//\1:***@"),
+    (re.compile(r"([?&](?:password|sslpassword)=)[^&]*"), r"\1***"),
+)
+"""Passwords in a URL, and what is shown of them."""
+
+
+def masked(key: str, value: Any) -> Any:
+    """Return a value without secrets: keys, passcodes, and passwords in a URL."""
+    if _SECRETS.search(key):
+        return "***" if value else value
+    for pattern, replacement in _PASSWORDS:
+        value = pattern.sub(replacement, value) if isinstance(value, str) else value
+    return value
 
 
 def _shown(key: str, value: Any) -> str:
     """Return a value for a message: shortened, and without passwords."""
-    if SECRETS.search(key):
-        return "***"
-    text = re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", repr(value))
+    text = repr(masked(key, value))
     return text if len(text) <= 80 else text[:79] + "…"
 
 

@@ -25,6 +25,19 @@ def _ae_title(text: str) -> str:
     return title
 
 
+def _foreign_ae_title(text: str) -> str:
+    """Return an AE title of another program, which may be in Latin-1, without spaces around it. Raises ValueError.
+
+    The standard allows ASCII only, so that this server has no such title.
+    """
+    title = text.strip(" ")
+    if not 1 <= len(title) <= 16:
+        raise ValueError("expected an AE title of 1 to 16 characters")
+    if "\\" in title or not title.isprintable() or max(title) > "\xff":
+        raise ValueError("expected an AE title of ASCII or Latin-1 characters without backslash or control characters")
+    return title
+
+
 def _host(text: str) -> str:
     """Return a host name or an IP address, an IPv6 address without brackets. Raises ValueError."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
@@ -57,7 +70,7 @@ def _network(text: str) -> str:
     return text
 
 
-def _fingerprint(text: str) -> str:
+def fingerprint(text: str) -> str:
     """Return a SHA-256 fingerprint, as openssl prints it or without colons, in lower case. Raises ValueError."""
     plain = text.rpartition("=")[2].replace(":", "").strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", plain):
@@ -129,9 +142,10 @@ def _target(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
-Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+Fingerprint = Annotated[str, AfterValidator(fingerprint)]
 FilePath = Annotated[str, AfterValidator(_file)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+ForeignAETitle = Annotated[str, AfterValidator(_foreign_ae_title)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PeerPort = Annotated[int, Field(ge=1, le=65535)]
@@ -172,7 +186,7 @@ class ServerSection(Section):
     """TCP port for DICOM associations; 0 chooses a free port."""
     listen: tuple[Address, ...] = ()
     """Further addresses to listen on, such as "10.0.0.5:104" or "[::1]:11112"."""
-    aliases: tuple[AETitle, ...] = ()
+    aliases: tuple[ForeignAETitle, ...] = ()
     """Further AE titles of the server, accepted where `access.called_ae` is "ours"."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of worker processes; more than one uses several CPU cores."""
@@ -383,8 +397,8 @@ class AuditSection(Section):
 class PeerEntry(Section):
     """A known remote AE: a move destination, and a permitted caller where `access.callers` is "peers"."""
 
-    ae_title: AETitle
-    """AE title of the peer."""
+    ae_title: ForeignAETitle
+    """AE title of the peer; in Latin-1 if it is not ASCII."""
     host: Host
     """Host name or address of the peer as move destination."""
     port: PeerPort
@@ -401,7 +415,7 @@ class PeerEntry(Section):
     """Services that the peer may use."""
     addresses: tuple[Network, ...] = ()
     """Addresses and networks from which the peer may call, such as "10.0.0.0/24"; empty for any."""
-    destinations: tuple[AETitle, ...] | None = None
+    destinations: tuple[ForeignAETitle, ...] | None = None
     """AE titles of `peers` to which the peer may move instances; without it, all."""
     tls: bool = False
     """Whether to connect to the peer with TLS."""
@@ -420,6 +434,24 @@ class UserEntry(Section):
     """User name."""
     passcode: Annotated[str, AfterValidator(_passcode)] = Field("", repr=False)
     """Hash of the passcode, printed by `pacs passcode`; "" accepts the name alone."""
+
+
+def _require_unique(peers: tuple[PeerEntry, ...]) -> None:
+    titles = [peer.ae_title for peer in peers]
+    twice = sorted({title for title in titles if titles.count(title) > 1})
+    if twice:
+        raise ValueError(f"[[peers]] has AE titles more than once: {', '.join(twice)}; expected one block for each")
+
+
+class PeersContent(Section):
+    """The content of `peers.toml`, which `pacs peers` writes."""
+
+    peers: tuple[PeerEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_unique_peers(self) -> Self:
+        _require_unique(self.peers)
+        return self
 
 
 class Config(Section):
@@ -445,10 +477,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_unique_peers(self) -> Self:
-        titles = [peer.ae_title for peer in self.peers]
-        twice = sorted({title for title in titles if titles.count(title) > 1})
-        if twice:
-            raise ValueError(f"[[peers]] has AE titles more than once: {', '.join(twice)}; expected one block for each")
+        _require_unique(self.peers)
         return self
 
     @model_validator(mode="after")

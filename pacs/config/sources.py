@@ -2,20 +2,24 @@
 
 import json
 import os
+import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
 
 from pydantic import ValidationError
 
 from pacs.config.error_messages import error_messages, keys
-from pacs.config.model import LISTS, REMOVED, Config, Section
+from pacs.config.model import LISTS, REMOVED, Config, FilesSection, PeersContent, Section
 from pacs.errors import ConfigurationError
 
 PREFIX = "PACS_"
 SECRET_SUFFIX = "_FILE"  # noqa: S105 - not a secret
 DEFAULT_FILE = "config.toml"
+PEERS_FILE = "peers.toml"
+COMMAND_LINE = "command line"
 
 
 def load(
@@ -24,12 +28,89 @@ def load(
     """Load the configuration from `file` (None: ./config.toml if it exists), `environment` and `flags`.
 
     `flags` has values by dotted key, such as `{"server.port": 0}`. Relative paths start from the folder of the file,
-    else from the working directory. Raises ConfigurationError that lists all errors.
+    else from the working directory. The peers of `peers.toml` in the folder of the data are added. Raises
+    ConfigurationError that lists all errors.
     """
+    return read_sources(file, environment, flags).config()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Everything that a configuration is read from, except for `peers.toml`."""
+
+    file: Path | None
+    text: str
+    """The text of the file."""
+    table: dict[str, Any]
+    """Its content."""
+    environment: Mapping[str, tuple[str, Any]]
+    """Name and value of each environment variable, by dotted key."""
+    flags: Mapping[str, Any]
+
+    @property
+    def peers_path(self) -> Path:
+        """The path of `peers.toml`: beside the folder of the files. Raises ConfigurationError."""
+        merged, _ = _merged(self.table, self.environment, self.flags, COMMAND_LINE)
+        files = merged["files"]
+        url = files.get("url") if isinstance(files, dict) else None
+        default = FilesSection.model_fields["url"].default
+        folder = url if isinstance(url, str) and url and "://" not in url and "\0" not in url else default
+        return (_base(self.file) / folder).parent / PEERS_FILE
+
+    def entries(self, section: str) -> list[Any]:
+        """Return the entries of `[[peers]]` or `[[users]]` without a check. Raises ConfigurationError."""
+        merged, _ = _merged(self.table, self.environment, self.flags, COMMAND_LINE)
+        found = merged.get(section, [])
+        return found if isinstance(found, list) else []
+
+    def config(self, peers: Sequence[Mapping[str, Any]] | None = None) -> Config:
+        """Return the configuration, with `peers` instead of those in `peers.toml`. Raises ConfigurationError."""
+        path = self.peers_path
+        added = peers_in(path, text_of(path)) if peers is None else peers
+        return validate(self.table, self.file, self.environment, self.flags, COMMAND_LINE, more_peers=(path, added))
+
+
+def read_sources(
+    file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Sources:
+    """Read the sources of `load`, without a check of keys and values. Raises ConfigurationError."""
     file = find_file(file)
-    table = parse(_read(file), file) if file else {}
+    content = _read(file) if file else b""
+    table = parse(content, file) if file else {}
     variables = os.environ if environment is None else environment
-    return validate(table, file, _from_environment(variables), flags or {}, "command line")
+    return Sources(file, content.decode("utf-8-sig"), table, _from_environment(variables), flags or {})
+
+
+def peers_in(path: Path, text: str) -> list[Mapping[str, Any]]:
+    """Return the entries of a `peers.toml` with this text. Raises ConfigurationError."""
+    table = parse(text.encode(), path)
+    try:
+        PeersContent.model_validate(table)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(error_messages(error, {}, str(path)))) from error
+    return list(table.get("peers", ()))
+
+
+def text_of(peers_path: Path) -> str:
+    """Return the text of a `peers.toml`, '' if there is none. Raises ConfigurationError."""
+    try:
+        peers_path.stat()
+    except OSError:  # there is none, or the folder is closed to this user, to whom the archive does not matter then
+        return ""
+    try:
+        return _read(peers_path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{str(peers_path)!r} is not TOML in UTF-8: {error}") from error
+
+
+def template() -> str:
+    """Return the configuration file with every key, its default and a comment.
+
+    It is in the package when installed, and at the top of a checkout.
+    """
+    package = Path(__file__).parent
+    found = (package / DEFAULT_FILE, package.parents[1] / DEFAULT_FILE)
+    return next(path for path in found if path.is_file()).read_text("utf-8")
 
 
 def from_settings(settings: Mapping[str, Any]) -> Config:
@@ -77,11 +158,51 @@ def validate(
     environment: Mapping[str, tuple[str, Any]],
     flags: Mapping[str, Any],
     flags_origin: str,
+    *,
+    more_peers: tuple[Path, Sequence[Mapping[str, Any]]] = (Path(), ()),
 ) -> Config:
     """Return the Config of `table`, read from `file`, overridden by environment and flags. Raises ConfigurationError.
 
-    `flags_origin` names the origin of the flags in error messages.
+    `flags_origin` names the origin of the flags in error messages. `more_peers` are added; they are those of a file.
     """
+    merged, origins = _merged(table, environment, flags, flags_origin)
+    _add_peers(merged, *more_peers, origins.get("peers") or str(file or ""))
+    try:
+        return Config.model_validate(merged, context={"base": _base(file)})
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(error_messages(error, origins, str(file or "")))) from error
+
+
+def _base(file: Path | None) -> Path:
+    """Return the folder that relative paths start from."""
+    return (file.absolute().parent if file else Path.cwd()).resolve()
+
+
+def _add_peers(merged: dict[str, Any], path: Path, added: Sequence[Mapping[str, Any]], origin: str) -> None:
+    """Add the peers of a file to those of the other sources. Raises ConfigurationError for an AE title in both."""
+    own = merged.get("peers", [])
+    if not added or not isinstance(own, list):  # what is no list is an error that the model reports
+        return
+    titles = set(map(title_of, own))
+    for each in added:
+        if (title := title_of(each)) in titles:
+            remedy = f"remove one of them, for example with `pacs peers remove {shlex.quote(title)}`"
+            raise ConfigurationError(f"the peer {title!r} is in [[peers]] of {origin} and in {path}: {remedy}")
+    merged["peers"] = [*own, *map(dict, added)]
+
+
+def title_of(entry: Any) -> str:
+    """Return the AE title of an entry of `[[peers]]`, '' if it has none."""
+    return str(entry.get("ae_title", "")).strip(" ") if isinstance(entry, Mapping) else ""
+
+
+def _merged(
+    table: dict[str, Any],
+    environment: Mapping[str, tuple[str, Any]],
+    flags: Mapping[str, Any],
+    flags_origin: str,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a table overridden by environment and flags, and the origin of each key that is overridden."""
     merged = json.loads(json.dumps(table, default=str))  # a deep copy; dates become text, as no key takes one
     for section in set(Config.model_fields) - set(LISTS):
         merged.setdefault(section, {})  # so that default paths of a missing section become absolute
@@ -94,11 +215,7 @@ def validate(
     for section, _, key in (each.partition(".") for each in REMOVED):
         if isinstance(merged[section], dict):
             merged[section].pop(key, None)
-    base = (file.absolute().parent if file else Path.cwd()).resolve()
-    try:
-        return Config.model_validate(merged, context={"base": base})
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(error_messages(error, origins, str(file or "")))) from error
+    return merged, origins
 
 
 def _listed(key: str, value: Any) -> Any:

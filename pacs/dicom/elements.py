@@ -30,7 +30,8 @@ DEFLATED_CUT_OFF = "The deflated data set is truncated"
 
 _UNEXPECTED_DELIMITER = "There is a delimiter where an element must be"
 _MOST_STRAY_DELIMITERS = 2
-_PIXEL_DATA = 0x7FE00010
+PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+"""Float Pixel Data, Double Float Pixel Data and Pixel Data."""
 _LONGEST_FIRST = 1 << 14
 """No first element is that long, in bytes: two letters in place of a VR would be the length of a longer one."""
 
@@ -115,9 +116,14 @@ class Token(NamedTuple):
 
 
 class Source:
-    """The bytes of a data set, from the position of `file` to its end; deflated data is inflated, up to a limit."""
+    """The bytes of a data set, from the position of `file` to its end; deflated data is inflated, up to a limit.
 
-    def __init__(self, file: BinaryIO, encoding: Encoding, inflated: int = INFLATED_LIMIT) -> None:
+    Unless the data set `is_whole`, more bytes will follow: nothing is known of its end.
+    """
+
+    def __init__(
+        self, file: BinaryIO, encoding: Encoding, inflated: int = INFLATED_LIMIT, *, is_whole: bool = True
+    ) -> None:
         self.position = 0
         self.size: int | None = None
         self.is_careless = False
@@ -126,9 +132,9 @@ class Source:
         self._recording: bytearray | None = None
         self._recording_limit = 0
         self._peeked = b""
-        """Inflated bytes that `peek` has taken from the reader."""
-        if encoding.deflated:
-            self._reader = io.BufferedReader(Inflated(file, inflated), 1 << 16)
+        """Bytes that `peek` has taken from the reader."""
+        self._reader: BinaryIO = io.BufferedReader(Inflated(file, inflated), 1 << 16) if encoding.deflated else file
+        if encoding.deflated or not is_whole:
             return
         start = file.tell()
         self.size = file.seek(0, io.SEEK_END) - start
@@ -136,7 +142,7 @@ class Source:
 
     def read(self, length: int) -> bytes:
         """Read exactly `length` bytes. Raises UndecodableDataSet when the data set ends before."""
-        data = self._file.read(length) if self.size is not None else self._read_inflated(length)
+        data = self._file.read(length) if self.size is not None else self._read_on(length)
         self.position += len(data)
         if len(data) < length:
             raise UndecodableDataSet(CUT_OFF)
@@ -144,7 +150,7 @@ class Source:
             self._recording += data
         return data
 
-    def _read_inflated(self, length: int) -> bytes:
+    def _read_on(self, length: int) -> bytes:
         if not self._peeked:
             return self._reader.read(length)
         data = self._peeked[:length] + self._reader.read(max(0, length - len(self._peeked)))
@@ -270,44 +276,47 @@ class _TokenWalk:
 
     def tokens(self) -> Iterator[Token]:
         source, stack = self._source, self._stack
+        item, element, fragment = TokenKind.ITEM, TokenKind.ELEMENT, TokenKind.FRAGMENT  # faster than of the class
         while stack:
             frame = stack[-1]
-            if self._is_at_end(frame):
+            may_end = source.position >= frame.end if frame.end is not None else len(stack) <= 2
+            if may_end and self._is_at_end(frame):
                 stack.pop()
                 if stack:
                     yield self._end_of(frame, source.position)
                     self._pass_delimiter(frame)
                 continue
-            token = self._element(frame) if frame.kind is TokenKind.ITEM else self._item(frame)
+            token = self._element(frame) if frame.kind is item else self._item(frame)
             if token is None:
                 if len(stack) > 1:
                     stack.pop()
                     yield self._end_of(frame, source.position - 8)
-            elif token.kind is TokenKind.ELEMENT or token.kind is TokenKind.FRAGMENT:
-                end = self._end_within(frame, token)
-                if token.tag == _PIXEL_DATA:
-                    self._check_pixels(end)
+            elif token.kind is element or token.kind is fragment:
+                end = self._end_within(frame.end, token)
+                if token.tag in PIXELS and token.depth == 0:  # and no icon
+                    self._check_pixels(token.tag, end)
                 yield token
                 source.skip_to(end)
             else:
                 self._enter(frame, token)
                 yield token
 
-    def _check_pixels(self, position: int) -> None:
-        """Check that less than 4 GiB are left after native Pixel Data: otherwise its length has more than 32 bits."""
+    def _check_pixels(self, tag: int, position: int) -> None:
+        """Check that less than 4 GiB are left after native pixel data: otherwise its length has more than 32 bits."""
         rest = self._source.size - position if self._source.size is not None else 0
         if self._is_native and rest > LONGEST:
-            raise UndecodableDataSet(TOO_LONG, [_PIXEL_DATA])
+            raise UndecodableDataSet(TOO_LONG, [tag])
 
     def _is_at_end(self, frame: _Frame) -> bool:
+        """Whether a level ends here: its length has ended, or it is one of those that the end of the data set ends."""
         if frame.end is not None:
-            return self._source.position >= frame.end and not self._has_more_items(frame)
+            return frame.kind is not TokenKind.SEQUENCE or not self._has_more_items(frame)
         is_last = len(self._stack) == 1 or (len(self._stack) == 2 and frame.kind is TokenKind.ENCAPSULATED)
         return is_last and self._source.at_end()
 
     def _has_more_items(self, frame: _Frame) -> bool:
         """Whether an item follows the end of a sequence, within what encloses it: the length counts too few items."""
-        has_more = frame.kind is TokenKind.SEQUENCE and self._next_tag(frame, self._stack[-2]) == ITEM
+        has_more = self._next_tag(frame, self._stack[-2]) == ITEM
         self._source.is_careless |= has_more
         return has_more
 
@@ -331,12 +340,10 @@ class _TokenWalk:
     def _end_of(self, frame: _Frame, start: int) -> Token:
         return Token(_ENDS[frame.kind], frame.tag, "", 0, start, frame.depth, frame.encoding)
 
-    def _end_within(self, frame: _Frame, token: Token) -> int:
+    def _end_within(self, limit: int | None, token: Token) -> int:
         """Return the end of the value, which must be within all enclosing levels."""
         end = self._source.position + token.length
-        # An item may be longer than its sequence, but not than what encloses that.
-        within = self._stack[-2] if token.kind is TokenKind.ITEM else frame
-        limit = within.end if within.end is not None else self._source.size
+        limit = limit if limit is not None else self._source.size
         if limit is not None and end > limit:
             comment = CUT_OFF if limit == self._source.size else "An element is longer than its sequence or item"
             raise UndecodableDataSet(comment, [token.tag])
@@ -344,7 +351,9 @@ class _TokenWalk:
 
     def _enter(self, frame: _Frame, token: Token) -> None:
         """Open a sequence, an item or encapsulated Pixel Data."""
-        end = None if token.length == UNDEFINED else self._end_within(frame, token)
+        # An item may be longer than its sequence, but not than what encloses that.
+        within = self._stack[-2] if token.kind is TokenKind.ITEM else frame
+        end = None if token.length == UNDEFINED else self._end_within(within.end, token)
         encoding, undecided, depth = token.encoding, False, frame.depth
         if token.kind is TokenKind.SEQUENCE:
             depth += 1
@@ -372,8 +381,8 @@ class _TokenWalk:
         if tag == SEQUENCE_DELIMITER:
             return None
         if tag != ITEM:
-            if frame.tag == _PIXEL_DATA:
-                self._check_pixels(start)
+            if frame.tag in PIXELS and frame.depth == 0:
+                self._check_pixels(frame.tag, start)
             raise UndecodableDataSet("A sequence contains something else than an item", [frame.tag])
         if frame.kind is TokenKind.SEQUENCE:
             return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
@@ -399,7 +408,9 @@ class _TokenWalk:
         if frame.undecided or start == 0:
             self._decide(frame, head)
         if frame.encoding.implicit:
-            vr = self._implicit_vr(tag, length)
+            vr = vr_of(tag)
+            if vr == "SQ" and 0 < length < UNDEFINED:
+                vr = self._vr_of_sequence(tag)
         else:
             vr, length = self._explicit(frame, head, tag)
         return self._classify(tag, vr, length, start, frame)
@@ -414,14 +425,13 @@ class _TokenWalk:
         if not is_stray or frame.stray_delimiters > _MOST_STRAY_DELIMITERS:
             raise UndecodableDataSet(_UNEXPECTED_DELIMITER)
 
-    def _implicit_vr(self, tag: int, length: int) -> str:
-        """Return the VR of an element in Implicit VR.
+    def _vr_of_sequence(self, tag: int) -> str:
+        """Return the VR of an element in Implicit VR that is a sequence in PS3.6.
 
-        A sequence of PS3.6 may have been another attribute in an earlier edition or a draft: then it has no items.
+        It may have been another attribute in an earlier edition or a draft: then it has no items.
         """
-        vr = vr_of(tag)
-        if vr != "SQ" or length in (0, UNDEFINED) or self._source.peek(2) in (b"\xfe\xff", b"\xff\xfe", b""):
-            return vr
+        if self._source.peek(2) in (b"\xfe\xff", b"\xff\xfe", b""):
+            return "SQ"
         return "CS" if tag == OBSERVATION_CLASS else "UN"
 
     def _is_padding(self, frame: _Frame, start: int, length: int) -> bool:

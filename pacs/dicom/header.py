@@ -107,8 +107,9 @@ def require_uids(uids: Mapping[int, str]) -> None:
     """Raise MissingUID, with the tags of those that are not valid, unless all UIDs are."""
     missing = [tag for tag, uid in uids.items() if not is_uid(uid)]
     if missing:
-        rest = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise MissingUID(f"Missing or not valid: {keyword_for_tag(missing[0])}{rest}", missing)
+        names = [keyword_for_tag(tag) for tag in missing]
+        rest = f"; also {', '.join(names[1:])}" if names[1:] else ""
+        raise MissingUID(f"Missing or not valid: {names[0]}{rest}", missing)
 
 
 def _header(
@@ -188,17 +189,26 @@ def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int])
     return scan.dataset()
 
 
-def is_cut_off(file: BinaryIO, transfer_syntax: str) -> bool:
-    """Return whether the data set at the position of `file` ends in the middle of an element."""
+def plain_uids(file: BinaryIO, transfer_syntax: str) -> dict[int, str] | None:
+    """Return the UIDs of the plain data set at the position of `file`, once it is known to be whole.
+
+    Return None for any other data set, and leave the position there.
+    """
     start = file.tell()
     try:
-        FastScan(file, encoding_of(transfer_syntax), frozenset(), _BULK)
+        values = FastScan(file, encoding_of(transfer_syntax), frozenset(UIDS), _BULK).values
     except FastScanUnsupported:
         file.seek(start)
-        try:
-            _Scan(file, transfer_syntax, frozenset[int]().__contains__, DEFAULT_BOUNDS).run()
-        except UndecodableDataSet as error:
-            return error.comment in (CUT_OFF, DEFLATED_CUT_OFF)
+        return None
+    return {tag: _uid(values.get(tag)) for tag in UIDS}
+
+
+def is_cut_off(file: BinaryIO, transfer_syntax: str) -> bool:
+    """Return whether the data set at the position of `file` ends in the middle of an element."""
+    try:
+        _Scan(file, transfer_syntax, frozenset[int]().__contains__, DEFAULT_BOUNDS).run()
+    except UndecodableDataSet as error:
+        return error.comment in (CUT_OFF, DEFLATED_CUT_OFF)
     return False
 
 

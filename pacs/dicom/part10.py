@@ -136,6 +136,13 @@ def find_data_set(file: BinaryIO) -> FileMeta:
     return FileMeta(*uids, syntax, _text(elements, 0x0016), None, None, file.tell())
 
 
+def file_meta_bytes(file: BinaryIO, data_offset: int) -> bytes:
+    """Return the elements of the File Meta Information, without preamble; b'' if there is none."""
+    file.seek(0)
+    _pass_preamble(file)
+    return file.read(data_offset - file.tell()) if data_offset else b""
+
+
 def _pass_preamble(file: BinaryIO) -> None:
     start = file.read(len(PREAMBLE))
     if start[128:] != b"DICM":

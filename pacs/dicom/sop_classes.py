@@ -2,7 +2,7 @@
 
 from pydicom.uid import UID_dictionary
 
-from pacs.errors import SOPClassNotSupported
+from pacs.errors import NotAnInstance, SOPClassNotSupported
 
 VERIFICATION = "1.2.840.10008.1.1"
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -57,7 +57,7 @@ VIDEO = frozenset(
 def check_storable(sop_class_uid: str, unknown: bool) -> None:
     """Raise SOPClassNotSupported unless the archive stores this class; `unknown` allows private classes too."""
     if sop_class_uid == MEDIA_STORAGE_DIRECTORY:
-        raise SOPClassNotSupported("A DICOMDIR is a directory: send the instances it lists", [0x00080016])
+        raise NotAnInstance("A DICOMDIR is a directory: send the instances it lists", [0x00080016])
     if sop_class_uid in NON_PATIENT:
         raise SOPClassNotSupported("Non-Patient Objects are not stored", [0x00080016])
     if sop_class_uid not in STORAGE and not (unknown and sop_class_uid not in _NO_INSTANCES):

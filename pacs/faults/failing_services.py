@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pacs.dicom.identifier import RetrieveSelection
     from pacs.dimse.scp.handlers import Handlers
     from pacs.index.writer import StoredInstance
-    from pacs.pixels.conversion import Wait
+    from pacs.pixels.seekable import Wait
     from pacs.services.access import Access, Principal
     from pacs.services.peers import Peer
     from pacs.services.pixels import ConvertedDataSet

@@ -16,6 +16,7 @@ from pacs.files.disk import open_folder, sync_file, sync_file_system, sync_folde
 from pacs.files.io_errors import READING, Writing
 from pacs.files.layout import INCOMING, PIECE
 from pacs.files.process_lock import try_lock
+from pacs.support import private
 
 _WRITING = Writing("The copy cannot be written")
 
@@ -51,7 +52,7 @@ class Copies:
         Raises InstanceDamaged when they have another one, what `pieces` raises, and StorageUnavailable; then there is
         no copy.
         """
-        with self._new_copy(key) as partial, partial.open("wb") as copy:
+        with self._new_copy(key) as partial, open(partial, "wb", opener=private.opener) as copy:
             require(digest, _write_each(copy, pieces), head_size)
 
     def link(self, key: str, link: Callable[[str, Path], None]) -> None:
@@ -91,7 +92,7 @@ class Copies:
         partial = self._root / INCOMING / target.name
         with _WRITING:
             for folder in (target.parent, partial.parent):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+                private.make_folder(folder)
             if self._descriptor is None:
                 self._descriptor = open_folder(self._root)
             try:
@@ -126,7 +127,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
     Raises ConfigurationError while another process has it, StorageUnavailable.
     """
     with Writing(f"{folder} cannot be written"):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        private.make_folder(folder)
         locked = try_lock(folder)
     if locked is None:
         raise ConfigurationError(f"another process is writing to {folder}: wait until it has ended")

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from pacs.support import private
 from pacs.support.buffers import remainder
 
 Buffer = bytes | bytearray | memoryview
@@ -54,7 +55,7 @@ def open_durable(path: Path) -> int:
 def _open_durable(path: Path, direct: int) -> int:
     """Create the file and write a first page: some file systems refuse O_DIRECT only then."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC
-    descriptor = os.open(path, flags | direct, 0o640)
+    descriptor = os.open(path, flags | direct, private.FILE)
     try:
         os.pwrite(descriptor, ZEROS[:PAGE], 0)
     except OSError:
@@ -124,7 +125,7 @@ def _syncfs() -> Callable[[int], int] | None:
 def write_text(path: Path, text: str) -> None:
     """Write a small file completely and durably, in place of an older one. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
-    with new.open("wb") as file:
+    with open(new, "wb", opener=private.opener) as file:
         write_at(file.fileno(), [text.encode()], 0)
         os.fsync(file.fileno())
     os.replace(new, path)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pacs.files.disk import sync_file, sync_folder
+from pacs.support import private
 
 PRUNE_SECONDS = 5.0
 """Seconds from the first object of an hour until the marks of earlier hours are removed, and between two attempts."""
@@ -84,8 +85,8 @@ class HourMarks:
         """Create a mark durably; its name is no other's, so that removing another one never removes it."""
         path = self._folder / f"{hour.replace('/', '-')}.{uuid.uuid4().hex}"
         if not self._is_closed:  # stores go on although the folder of a running server was removed
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        path.touch(0o640, exist_ok=False)
+            private.make_folder(self._folder)
+        path.touch(private.FILE, exist_ok=False)
         sync_file(path)
         sync_folder(self._folder)
         return _Mark(path)

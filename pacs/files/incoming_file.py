@@ -23,6 +23,7 @@ from pacs.files.io_errors import WRITING
 from pacs.files.journal import LONGEST_HEAD, Journal, JournalRecord, note_deletion
 from pacs.files.layout import INCOMING, hour_of
 from pacs.files.readers import FileWindow, MemoryWindow, reader
+from pacs.support import private
 
 
 class DurableFolders:
@@ -40,11 +41,11 @@ class DurableFolders:
                 return
             path = Path(self.root)
             if not self._last_created or not path.is_dir():
-                path.mkdir(parents=True, exist_ok=True, mode=0o750)
+                private.make_folder(path)
                 sync_parents(path)  # an index beside it, or a process that died since, may have made some of them
             for part in Path(folder).relative_to(path).parts:
                 path /= part
-                path.mkdir(exist_ok=True, mode=0o750)
+                path.mkdir(exist_ok=True, mode=private.FOLDER)
                 sync_folder(path.parent)
             self._last_created = folder
 
@@ -63,7 +64,7 @@ class TemporaryFile:
 
     def create(self) -> int:
         """Create the file and return its descriptor. Raises OSError."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, private.FILE)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # ends with the process, however that ends: see `is_abandoned`
         return descriptor
 

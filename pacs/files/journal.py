@@ -28,6 +28,7 @@ from pacs.errors import OutOfResources, StorageUnavailable
 from pacs.files.buffer_pool import ObjectBuffer
 from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
 from pacs.files.process_lock import LockedFolder, is_locked, process_folders, try_lock
+from pacs.support import private
 from pacs.support.batch_queue import BatchQueue, BatchUnit
 from pacs.support.threads import start_thread
 
@@ -306,7 +307,8 @@ def note_deletion(root: Path, key: str) -> None:
     """Prevent the journals of all processes from restoring an object; called before it is deleted. Raises OSError."""
     if not process_folders(root / FOLDER):
         return
-    descriptor = os.open(root / FOLDER / _DELETIONS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(root / FOLDER / _DELETIONS, flags, private.FILE)
     try:
         is_new = os.fstat(descriptor).st_size == 0
         note = f"\n{key}\n".encode("ascii")  # on a line of its own, even after a line that a full disk has cut off

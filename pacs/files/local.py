@@ -41,6 +41,7 @@ from pacs.files.process_lock import exclusive, temporary_folder
 from pacs.files.readers import open_stored
 from pacs.files.running_marker import RunningMarker, is_any_running, running_clock, running_servers
 from pacs.files.store import IncomingObject
+from pacs.support import private
 
 PROBE_SIZE = 1 << 16
 """Bytes written by `probe`."""
@@ -284,7 +285,7 @@ class LocalFiles:
         """
         with WRITING:
             self._folders.create(str(self._root / UPKEEP))
-            descriptor = os.open(self._root / UPKEEP / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            descriptor = os.open(self._root / UPKEEP / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private.FILE)
         try:
             with WRITING:
                 _lock_as(descriptor, holder)

@@ -13,6 +13,7 @@ from typing import Self
 
 from pacs.files.disk import open_folder, sync_folder, write_text
 from pacs.files.io_errors import WRITING, Writing
+from pacs.support import private
 
 _CREATING = Writing("Cannot create a temporary folder")
 
@@ -33,10 +34,10 @@ class LockedFolder:
 
         Its name survives a power cut, and the files with it. Raises OSError.
         """
-        parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        private.make_folder(parent)
         path = parent / uuid.uuid4().hex
         hidden = path.with_name(f".{path.name}")  # hidden until it is locked: without a lock it would seem abandoned
-        hidden.mkdir(mode=0o750)
+        hidden.mkdir(mode=private.FOLDER)
         folder = cls(path, open_folder(hidden))
         fcntl.flock(folder.descriptor, fcntl.LOCK_EX)
         for name, text in files.items():

@@ -126,6 +126,14 @@ def until_due(index: Index) -> float | None:
     return max(0.0, (first - now) / MICROSECONDS) if first is not None else None
 
 
+def outstanding(index: Index) -> tuple[int, float]:
+    """Return the number of transactions, and the age of the oldest in seconds or 0. Raises IndexUnavailable."""
+    with index.read() as connection:
+        number, oldest = connection.execute(select(func.count(), func.min(commitment.c.requested_at))).one()
+        now = _now(connection)
+    return number, max(0.0, (now - oldest) / MICROSECONDS) if oldest is not None else 0.0
+
+
 def read(index: Index, claimed: Claim) -> Transaction | None:
     """Return the transaction of a claim, None when it was removed or claimed by another. Raises IndexUnavailable."""
     columns = (commitment.c.requested, commitment.c.verified, commitment.c.requested_at, commitment.c.attempts)

@@ -26,6 +26,7 @@ from pacs.index.failures import sentence
 from pacs.index.group_commit import DriverWork, GroupCommit
 from pacs.index.raw_connections import RawConnections
 from pacs.index.write_lock import WriteLock
+from pacs.support import private
 from pacs.support.cancellation import Cancellation
 from pacs.support.threads import start_thread
 
@@ -44,6 +45,9 @@ SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = O
 
 CHANGE_NOTHING = "UPDATE image SET last_used_at = last_used_at WHERE 1 = 0"
 """A statement that fails where the index cannot be written."""
+
+LOCK = "-turn"
+"""What the path of a database file and this suffix name: the lock of its writers."""
 
 SETTLE_TIMEOUT = 1000
 """The time that `settle` waits for other connections, in milliseconds."""
@@ -82,7 +86,7 @@ class Index:
         self._engine = _engine(self.url, connections, wait, self._file)
         # SQLite has one writer at a time. Waiting for these locks is fair and does not poll, unlike its own waiting.
         self._thread_lock = threading.Lock() if self.is_sqlite else None
-        self._process_lock = WriteLock(Path(f"{self.url.database}-turn")) if self.is_sqlite and is_shared else None
+        self._process_lock = WriteLock(Path(f"{self.url.database}{LOCK}")) if self.is_sqlite and is_shared else None
         self._failures = (DBAPIError, PoolTimeout, self._engine.dialect.loaded_dbapi.Error)
         self._group_commit = GroupCommit(
             lambda work: self._transact(work, self._write_shared),
@@ -120,6 +124,11 @@ class Index:
         """Use only the database file that `prepared` uses, in the process that this one was forked from."""
         if self._file is not None and prepared._file is not None:
             self._file.join(prepared._file)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the index and of its lock, whether they exist or not; none for a database server."""
+        return [*self._file.paths, Path(f"{self._file.paths[0]}{LOCK}")] if self._file is not None else []
 
     def check_file(self) -> None:
         """Raise IndexUnavailable when the file of the database is gone or another one."""
@@ -449,7 +458,7 @@ def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) 
             return _sqlite_engine(url, wait, file, settings)
         return create_engine(_with_timeouts(url, wait), pool_pre_ping=True, **settings)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise ConfigurationError("PostgreSQL needs a driver: pip install 'pacs-archive[postgres]'") from error
+        raise ConfigurationError("PostgreSQL needs a driver: run `pip install 'psycopg[binary]'`") from error
 
 
 def _with_timeouts(url: URL, wait: float) -> URL:
@@ -469,7 +478,7 @@ def _sqlite_engine(url: URL, wait: float, file: DatabaseFile, settings: dict[str
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ConfigurationError("this Python's SQLite is older than 3.35: use a newer Python or PostgreSQL")
     try:
-        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(Path(url.database or "").parent)
     except OSError as error:
         raise IndexUnavailable("the folder of the index cannot be created: check database.url") from error
     engine = create_engine(url, connect_args={"timeout": wait}, **settings)

@@ -9,10 +9,12 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import quote
 
 from pacs.errors import IndexUnavailable
 from pacs.index.failures import SENTENCES
+from pacs.support import private
 
 Identity = tuple[int, int]
 """Device and inode of a file. They are no other file's as long as a process has it open."""
@@ -40,6 +42,11 @@ class DatabaseFile:
         self._anchor: sqlite3.Connection | None = None
         """A connection that is open as long as any other: with its last connection SQLite deletes the `-wal` file."""
         self._fault = ""
+
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of all files that SQLite may have."""
+        return [Path(each) for each in self._paths()]
 
     def check(self) -> None:
         """Raise IndexUnavailable unless the files are those that were opened."""
@@ -87,11 +94,17 @@ class DatabaseFile:
             self._anchor = None
 
     def _open(self, **parameters: object) -> sqlite3.Connection:
-        mode = "rw" if self._identities else "rwc"  # an empty file in the place of a missing one would hide the loss
+        if not self._identities:  # an empty file in the place of a missing one would hide the loss
+            self._create()
         connection: sqlite3.Connection = sqlite3.connect(  # type: ignore[call-overload]
-            f"file:{quote(self._path)}?mode={mode}", uri=True, **parameters
+            f"file:{quote(self._path)}?mode=rw", uri=True, **parameters
         )
         return connection
+
+    def _create(self) -> None:
+        """Create the database file if there is none; SQLite gives its mode to the files beside it."""
+        with suppress(OSError):  # SQLite cannot open it either, and its error says more
+            private.make_file(Path(self._path))
 
     def _paths(self) -> dict[str, str]:
         return {f"{self._path}{suffix}": what for suffix, what in FILES.items()}

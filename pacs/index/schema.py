@@ -61,11 +61,23 @@ def check(index: Index) -> None:
         raise SchemaMismatch("the index has an older schema: run `pacs db upgrade`")
 
 
-def ensure(index: Index) -> None:
-    """Prepare the schema at the start: upgrade SQLite, only check a database server (see `check`)."""
-    if index.is_sqlite and current(index) != head():
+def create_or_check(index: Index) -> None:
+    """Create the schema of a new SQLite index, only check any other (see `check`)."""
+    if index.is_sqlite and current(index) is None:
         upgrade(index)
     check(index)
+
+
+def upgrade_older(index: Index) -> str:
+    """Upgrade an older schema of SQLite at the start of a server; return its revision, '' if there was nothing to do.
+
+    A database server is upgraded by `pacs db upgrade` only, because other servers may use it.
+    """
+    before = current(index) if index.is_sqlite else None
+    if before is None or before == head():
+        return ""
+    upgrade(index)
+    return before
 
 
 def head() -> str:

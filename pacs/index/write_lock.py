@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pacs.errors import IndexUnavailable
+from pacs.support import private
 from pacs.support.threads import start_thread
 
 
@@ -34,7 +35,7 @@ class WriteLock:
 
     def _opened(self) -> int:
         try:
-            return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT, private.FILE)
         except OSError as error:
             raise IndexUnavailable(f"the index cannot be locked: {self._path.name}: {error.strerror}") from error
 

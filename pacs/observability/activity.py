@@ -75,6 +75,11 @@ class Activity:
         found = [entry for each in self._memories for _, entry in _entries(each.running)]
         return sorted(found, key=lambda entry: entry["clock"])
 
+    def oldest_operation(self) -> float:
+        """Return for how many seconds the oldest operation is running, 0 without any. Single C-STOREs do not count."""
+        clocks = [entry["clock"] for entry in self.running() if entry["kind"] != "association"]
+        return max(0.0, time.monotonic() - clocks[0]) if clocks else 0.0
+
     def events(self) -> list[Entry]:
         """Return the last `MOST_EVENTS` events, newest first: "event", "time", "clock", "worker", and their fields."""
         found = [entry for each in self._memories for _, entry in _entries(each.events)]

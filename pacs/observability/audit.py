@@ -18,6 +18,7 @@ from typing import Any
 
 from pacs.errors import ConfigurationError
 from pacs.observability.events import AuditLost, Event
+from pacs.support import private
 
 LONGEST_TEXT, MOST_VALUES = 1024, 1000
 """Maximum number of characters of a value, and of values of a list; longer ones are truncated."""
@@ -127,7 +128,7 @@ class Auditor:
             os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         )  # does not block on a pipe without reader
         try:
-            return os.open(self._path, flags, 0o640)
+            return os.open(self._path, flags, private.FILE)
         except OSError as error:
             why = f"audit.file = {str(self._path)!r}: cannot write ({error.strerror})"
             raise ConfigurationError(f"{why}; expected a file in a writable folder") from error

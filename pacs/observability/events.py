@@ -46,6 +46,15 @@ class ServerReady(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaUpgraded(Event):
+    """The schema of the index was upgraded; `before` and `after` are its revisions. An older pacs cannot open it."""
+
+    TITLE: ClassVar[str] = "schema of the index upgraded"
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationReloaded(Event):
     """The configuration was reloaded; the changed keys in `waits_for_restart` take effect at the next start."""
 
@@ -103,7 +112,10 @@ class AssociationRequestRejected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationEnded(Event):
-    """An association ended: `how`, its `duration` in seconds, and the number of operations of each kind."""
+    """An association ended: `how`, its `duration` in seconds, and the number of operations of each kind.
+
+    `comment` says what violated the protocol, with the side at fault.
+    """
 
     TITLE: ClassVar[str] = "association ended"
     association: str
@@ -112,6 +124,7 @@ class AssociationEnded(Event):
     address: str
     how: str
     duration: float
+    comment: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -135,7 +148,9 @@ class OperationFinished(Event):
     `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE", "C-GET", "N-ACTION" (storage commitment), the name of an
     unsupported operation, or "other". `retrieve_level` is the Query/Retrieve Level or ''. `counts` has the "matches" of
     a C-FIND, the "instances" of a storage commitment, or the "completed", "failed", "warning" and "remaining"
-    sub-operations of a retrieve. `duration` is in seconds. `comment` is the Error Comment, without patient data.
+    sub-operations of a retrieve. `duration` is in seconds. `comment` is the Error Comment, without patient data; of a
+    refused operation it is the whole reason, which the Error Comment may lack room for. `sop_instance_uid` is that of a
+    C-STORE without Success.
     """
 
     TITLE: ClassVar[str] = "operation"
@@ -150,6 +165,7 @@ class OperationFinished(Event):
     counts: Mapping[str, int] = field(default_factory=dict)
     destination: str = ""
     comment: str = ""
+    sop_instance_uid: str = ""
 
     @property
     def level(self) -> int:

@@ -53,6 +53,7 @@ LogFormat = Literal["console", "json"]
 QUIET = {
     "pynetdicom": logging.CRITICAL + 1,
     "pydicom": logging.ERROR,
+    "pylibjpeg": logging.WARNING,
     "py.warnings": logging.ERROR,
     "alembic": logging.WARNING,
     "uvicorn": logging.ERROR,

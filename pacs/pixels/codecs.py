@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rle import rle
 
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels import capabilities, frame_header
+from pacs.pixels import capabilities, frame_header, renderer
 from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.pixels.frame_header import FrameHeader
 from pacs.pixels.frame_job import FrameJob
@@ -22,7 +22,7 @@ Samples = NDArray[Any]
 
 
 def run(job: FrameJob) -> bytes:
-    """Return the frame of a job in its target transfer syntax: `job.result.frame_size` bytes if that is native.
+    """Return the frame of a job in its target transfer syntax, `job.result.frame_size` bytes if native, or rendered.
 
     Raises UndecodablePixelData when the codestream is damaged or contradicts `job.stored`; NotSupported when the
     target cannot represent the frame.
@@ -32,6 +32,8 @@ def run(job: FrameJob) -> bytes:
         native, attributes = decode(job.data, job.source, job.stored)
     if len(native) != attributes.frame_size:
         raise UndecodablePixelData(f"A frame has {len(native)} bytes instead of {attributes.frame_size}")
+    if job.rendering is not None:
+        return renderer.rendered(native, attributes, job.rendering, job.result, job.target)
     if job.target == syntaxes.NATIVE_FRAME:
         _check_result(job.result, attributes)
         return native

@@ -1,19 +1,13 @@
 """Convert a data set from one transfer syntax into another, pixel data included."""
 
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
-from typing import BinaryIO, TypeVar
+from collections.abc import Iterator
+from typing import BinaryIO
 
-from pacs.dicom.elements import CUT_OFF, UNDEFINED, Encoding, Inflated, Source, Token, encoding_of, walk
+from pacs.dicom.elements import UNDEFINED, Encoding, encoding_of
 from pacs.dicom.syntaxes import (
     CHUNK,
     DEFLATED_LITTLE,
-    EXPLICIT_LITTLE,
     TokenWriter,
     convert,
     deflated,
@@ -24,54 +18,15 @@ from pacs.dicom.syntaxes import (
     joined,
     swapped,
 )
-from pacs.errors import OutOfResources, UndecodableDataSet, UndecodablePixelData
+from pacs.errors import UndecodablePixelData
 from pacs.pixels import native_frames
 from pacs.pixels.encapsulation import encapsulated
 from pacs.pixels.frames_in_flight import FramesInFlight
 from pacs.pixels.plan import Image, Plan
 from pacs.pixels.pool import DecoderPool
+from pacs.pixels.seekable import SeekableDataSet, Spool, Wait, temporary_file, wait_without_limit
 from pacs.pixels.survey import survey
 from pacs.pixels.tags import PIXEL_DATA
-
-Item = TypeVar("Item")
-
-Wait = Callable[[Future[bytes]], object]
-"""Returns when a future is done; may raise, for example Cancelled. It must be called before each `Future.result`."""
-
-
-Spool = Callable[[Iterable[bytes]], AbstractContextManager[BinaryIO]]
-"""Writes pieces to a temporary file, which it yields at its beginning; may raise, for example StorageUnavailable."""
-
-STEPS = 4096
-"""The elements and fragments that are passed between two calls of `wait`, so that a cancel is noticed soon."""
-
-_NOTHING: Future[bytes] = Future()
-_NOTHING.set_result(b"")
-
-
-def wait_without_limit(future: Future[bytes]) -> None:
-    """Wait until a future is done."""
-    wait_for((future,))
-
-
-@contextmanager
-def temporary_file(pieces: Iterable[bytes]) -> Iterator[BinaryIO]:
-    """Write pieces to a temporary file of the system. Raises OutOfResources."""
-    try:
-        file = tempfile.TemporaryFile()  # noqa: SIM115
-    except OSError as error:
-        raise _no_file(error) from error
-    with file:
-        try:
-            file.writelines(pieces)
-            file.seek(0)
-        except OSError as error:
-            raise _no_file(error) from error
-        yield file
-
-
-def _no_file(error: OSError) -> OutOfResources:
-    return OutOfResources(f"No temporary file can be written: {error.strerror}")
 
 
 class Conversion:
@@ -94,19 +49,16 @@ class Conversion:
         *,
         spool: Spool = temporary_file,
     ) -> None:
-        self._data, self._source, self._target = data, source, target
-        self._start = data.tell()
+        self._source, self._target = source, target
+        self._input = SeekableDataSet(data, source, wait, spool)
         self._at_most = pool.processes + 1
-        self._wait, self._spool = wait, spool
-        self._steps = 0
-        self._inflated = ExitStack()
-        self._plan = Plan(source, target, self._read)
+        self._plan = Plan(source, target, self._input.read)
         try:
             if not self._is_without_pixels:
                 self._survey()
             self._frames = FramesInFlight(self._plan.jobs(), pool, wait)
         except BaseException:
-            self._inflated.close()
+            self._input.close()
             raise
 
     @property
@@ -115,43 +67,10 @@ class Conversion:
         return self._source == self._target or (is_native(self._source) and is_native(self._target))
 
     def _survey(self) -> None:
-        if self._source == DEFLATED_LITTLE:
-            self._inflate()
-        encoding = encoding_of(self._source)
-        for data_set in survey(Source(self._data, encoding), encoding, self._walk):
+        self._input.inflate()
+        for data_set in survey(self._input.source(), self._input.encoding, self._input.walk):
             self._plan.add(data_set)
             self._whole = data_set
-
-    def _inflate(self) -> None:
-        """Inflate the data set to a temporary file, because frames are read by their position."""
-        pieces = self._stepping(iter(partial(Inflated(self._data).read, CHUNK), b""))
-        self._data = self._inflated.enter_context(self._spool(pieces))
-        self._start, self._source = 0, EXPLICIT_LITTLE
-
-    def _stepping(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items; call `wait` between many of them."""
-        for each in items:
-            self._step()
-            yield each
-
-    def _step(self) -> None:
-        self._steps += 1
-        if self._steps % STEPS == 0:
-            self._wait(_NOTHING)
-
-    def _walk(self, source: Source, encoding: Encoding) -> Iterator[Token]:
-        return self._stepping(walk(source, encoding))
-
-    def _read(self, offset: int, length: int) -> bytes:
-        """Read a part of the data set without moving its position."""
-        self._step()
-        position = self._data.tell()
-        self._data.seek(self._start + offset)
-        data = self._data.read(length)
-        self._data.seek(position)
-        if len(data) < length:
-            raise UndecodableDataSet(CUT_OFF)
-        return data
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -164,23 +83,23 @@ class Conversion:
         return max((image.size_in_memory(self._at_most) for image in self._plan.images.values()), default=0)
 
     def __iter__(self) -> Iterator[bytes]:
-        self._data.seek(self._start)
         if self._is_without_pixels:
-            return convert(self._data, self._source, self._target)
+            self._input.data.seek(self._input.start)
+            return convert(self._input.data, self._source, self._target)
         pieces = joined(self._pieces())
         return even(deflated(pieces) if self._target == DEFLATED_LITTLE else pieces, self._target)
 
     def _pieces(self) -> Iterator[bytes]:
         self._frames.first()
-        encoding, target = encoding_of(self._source), encoding_of(self._target)
+        encoding, target = self._input.encoding, encoding_of(self._target)
         if self._can_copy(target):
             yield from self._copied(target)
             return
-        signed = is_signed(self._data, encoding)
-        source = Source(self._data, encoding)
+        source = self._input.source()
+        signed = is_signed(self._input.data, encoding)
         writer, skipping = TokenWriter(source, target, signed), self._plan.edits.skipping()
         index = -1
-        for index, token in enumerate(self._walk(source, encoding)):
+        for index, token in enumerate(self._input.walk(source, encoding)):
             image = self._plan.images.get(index)
             if skipping.is_within:
                 self._drop(image)
@@ -200,7 +119,7 @@ class Conversion:
     def _copied(self, target: Encoding) -> Iterator[bytes]:
         """Yield all as it is, except for the elements that change: a second walk would take much longer."""
         edits, whole, position = self._plan.edits, self._whole, 0
-        size = self._data.seek(0, os.SEEK_END) - self._start
+        size = self._input.data.seek(0, os.SEEK_END) - self._input.start
         for index in edits.places:
             start = whole.starts.get(index, size)
             yield from self._span(position, start)
@@ -213,7 +132,7 @@ class Conversion:
     def _span(self, start: int, end: int) -> Iterator[bytes]:
         """Yield a part of the data set."""
         for position in range(start, end, CHUNK):
-            yield self._read(position, min(CHUNK, end - position))
+            yield self._input.read(position, min(CHUNK, end - position))
 
     def _pixel_data(self, image: Image, target: Encoding) -> Iterator[bytes]:
         frames = (self._frame(image) for _ in range(len(image)))
@@ -244,4 +163,4 @@ class Conversion:
     def close(self) -> None:
         """Cancel what has not begun. Does not close `data`."""
         self._frames.cancel()
-        self._inflated.close()
+        self._input.close()

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 BITS_ALLOCATED = (1, 8, 16, 32, 64)
 """The values of Bits Allocated that are converted."""
 
+SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
+"""Photometric Interpretations whose native frames have Cb and Cr for each second pixel only."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImagePixel:
@@ -26,7 +29,7 @@ class ImagePixel:
     @property
     def frame_bits(self) -> int:
         """The bits of one native frame. Frames of one bit a pixel follow each other without padding (PS3.5 8.1.1)."""
-        samples = 2 if self.photometric_interpretation == "YBR_FULL_422" else self.samples_per_pixel
+        samples = 2 if self.photometric_interpretation in SUBSAMPLED else self.samples_per_pixel
         return self.rows * self.columns * samples * self.bits_allocated
 
     @property

@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, is_native
-from pacs.errors import NoPixelData, NotSupported, UndecodableDataSet, UndecodablePixelData
+from pacs.errors import NoPixelData, NotSupported, UndecodablePixelData
 from pacs.pixels import capabilities
-from pacs.pixels.attributes import changes, is_lossy, lossy_changes, read_image_pixel
+from pacs.pixels.attributes import changes, is_lossy, lossy_changes
 from pacs.pixels.edits import Edits
-from pacs.pixels.encapsulation import EncapsulatedFrames, Fragments
-from pacs.pixels.frame_header import read_frame_header
+from pacs.pixels.encapsulation import EncapsulatedFrames
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.frames_in_flight import MOST_BYTES, NamedJob
 from pacs.pixels.image_pixel import ImagePixel
-from pacs.pixels.native_frames import NativeFrames, words
+from pacs.pixels.native_frames import NativeFrames
+from pacs.pixels.stored_frames import StoredFrames, check_pixels, native_length, stored_frames
 from pacs.pixels.survey import PixelElement, SurveyedDataSet
 from pacs.pixels.tags import (
     DOUBLE_FLOAT_PIXEL_DATA,
@@ -30,9 +30,6 @@ LONGEST_VALUE = 0xFFFFFFFE
 
 MOST_IMAGES = 10_000
 """The most images in one instance that are converted, its icons among them: each is remembered."""
-
-_HEAD = 1 << 20
-"""The bytes of a frame in which its header is looked for: profiles and comments before it may be long."""
 
 _SIGNATURES_REMOVED = "Digital signatures over changed elements were removed"
 
@@ -60,7 +57,7 @@ class Image:
     @property
     def length(self) -> int:
         """The bytes of the value when it is native, without padding."""
-        return _native_length(self.result)
+        return native_length(self.result)
 
     def size_in_memory(self, most: int) -> int:
         """Return the bytes of the first frames, stored and converted, at most so many, as many as a window has."""
@@ -70,10 +67,6 @@ class Image:
             if total >= MOST_BYTES:
                 break
         return total
-
-
-def _native_length(image: ImagePixel) -> int:
-    return (image.number_of_frames * image.frame_bits + 7) // 8
 
 
 class Plan:
@@ -126,11 +119,7 @@ class Plan:
             raise NotSupported(f"It has more than {MOST_IMAGES} images, icons among them")
 
     def _check(self, data_set: SurveyedDataSet) -> None:
-        if len(data_set.pixels) > 1:
-            raise UndecodablePixelData("Pixel Data (7FE0,0010) occurs twice in a data set", [PIXEL_DATA])
-        in_fragments = [pixels for pixels in data_set.pixels if pixels.fragments is not None]
-        if is_native(self._source) and (in_fragments or data_set.other_fragments):
-            raise UndecodableDataSet("Pixel data is in fragments, but its transfer syntax is native", [PIXEL_DATA])
+        check_pixels(data_set, self._source)
         if data_set.other_fragments:
             raise NotSupported("An element other than Pixel Data is in fragments", [data_set.other_fragments])
         if data_set.parent is None and not is_native(self._target):
@@ -146,54 +135,34 @@ class Plan:
         """Return how Pixel Data is converted; None if it stays as it is."""
         if not capabilities.is_convertible(self._source, self._target):
             raise NotSupported(f"{name_of(self._source)} is not converted into {name_of(self._target)}")
-        if pixels.fragments is not None:
-            return self._decoded(data_set, pixels.fragments)
-        if data_set.parent is not None:
+        if pixels.fragments is None and data_set.parent is not None:
             return None
-        stored = read_image_pixel(data_set)
-        frames = self._native_frames(pixels, stored)
+        stored = stored_frames(data_set, pixels, self._source, self._read)
+        self._note_surplus(stored)
+        if pixels.fragments is not None:
+            return self._decoded(data_set, pixels, stored)
         if is_native(self._target):
             return None
-        result = capabilities.encoded(stored, self._target)
-        return Image(frames, EXPLICIT_LITTLE, stored, self._target, result)
+        result = capabilities.encoded(stored.attributes, self._target)
+        return Image(stored.frames, EXPLICIT_LITTLE, stored.attributes, self._target, result)
 
-    def _native_frames(self, pixels: PixelElement, stored: ImagePixel) -> NativeFrames:
-        """Return the frames of native Pixel Data. In a compressed transfer syntax its length must be exact."""
-        expected = _native_length(stored)
-        found = pixels.length * 8 // stored.frame_bits
-        if found and found < stored.number_of_frames:
-            raise UndecodablePixelData(f"Pixel Data has {found} of {stored.number_of_frames} frames", [PIXEL_DATA])
-        if pixels.length < expected or (pixels.length > expected + 1 and not is_native(self._source)):
-            comment = f"Pixel Data has {pixels.length} bytes, but its attributes say {expected}"
-            raise UndecodablePixelData(comment, [PIXEL_DATA])
-        if pixels.length > expected + 1:  # one byte more is padding
-            self._note_surplus(found - stored.number_of_frames, stored)
-
-        def read(offset: int, length: int) -> bytes:
-            return self._read(pixels.offset + offset, length)
-
-        is_swapped = pixels.vr == "OW" and not pixels.little
-        return NativeFrames(stored.number_of_frames, stored.frame_bits, words(read) if is_swapped else read)
-
-    def _decoded(self, data_set: SurveyedDataSet, fragments: Fragments) -> Image:
-        stored = read_image_pixel(data_set)
-        frames = fragments.frames(stored.number_of_frames, self._source, self._read, data_set.extended_offset_table)
-        self._note_surplus(len(frames) - stored.number_of_frames, stored)
-        head = read_frame_header(self._source, frames.read(0, _HEAD))
-        result = capabilities.decoded(self._source, stored, head)
-        if data_set.parent is None and is_lossy(self._source, head.is_lossy):
-            ratio = _native_length(result) / fragments.size
+    def _decoded(self, data_set: SurveyedDataSet, pixels: PixelElement, stored: StoredFrames) -> Image:
+        head = stored.header(self._source)
+        result = capabilities.decoded(self._source, stored.attributes, head)
+        if data_set.parent is None and is_lossy(self._source, head.is_lossy) and pixels.fragments is not None:
+            ratio = native_length(result) / pixels.fragments.size
             self.edits.change(data_set, lossy_changes(data_set, self._source, ratio))
         is_encoded = data_set.parent is None and not is_native(self._target)
         if is_encoded:
             result = capabilities.encoded(result, self._target)
-        return Image(frames, self._source, stored, self._target if is_encoded else EXPLICIT_LITTLE, result)
+        target = self._target if is_encoded else EXPLICIT_LITTLE
+        return Image(stored.frames, self._source, stored.attributes, target, result)
 
-    def _note_surplus(self, surplus: int, stored: ImagePixel) -> None:
-        if surplus > 0:
-            declared = stored.number_of_frames
+    def _note_surplus(self, stored: StoredFrames) -> None:
+        if stored.surplus > 0:
+            declared = stored.attributes.number_of_frames
             self.notices.append(
-                f"Pixel Data has {declared + surplus} frames; those after the declared {declared} were dropped"
+                f"Pixel Data has {declared + stored.surplus} frames; those after the declared {declared} were dropped"
             )
 
     def _remove_signatures(self, data_set: SurveyedDataSet) -> None:

@@ -1,7 +1,8 @@
 """`pacs backup` and `pacs restore`: a consistent copy of index and files, and an archive from it.
 
 A backup is a folder: `files/` contains the instances under their keys in the archive, and `index-….db` a snapshot of
-the index as an SQLite file, whatever the database of the archive is. `manifest.json` states that the backup is
+the index as an SQLite file, whatever the database of the archive is. `peers.toml` is a copy of that of the archive, if
+there is one. `manifest.json` states that the backup is
 complete. It is written last and replaces the earlier one: an interrupted backup leaves the earlier one valid.
 
 Stored files never change, so that a later backup into the same folder copies new files only.
@@ -34,9 +35,10 @@ from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import headers_of, read_stored_file
+from pacs.support import private
 from pacs.support.chunks import chunks
 
-MANIFEST, FILES = "manifest.json", "files"
+MANIFEST, FILES, PEERS = "manifest.json", "files", "peers.toml"
 MARK = "this-is-a-pacs-backup"
 FORMAT = 1
 
@@ -44,6 +46,7 @@ ATTEMPTS = 10
 """How often an instance is looked up that keeps being replaced."""
 
 _WRITING = Writing("The backup cannot be written")
+_RESTORING_PEERS = Writing("The peers of the backup cannot be restored")
 _COPYING_INDEX = Writing("The index of the backup cannot be copied")
 
 
@@ -85,10 +88,10 @@ class Copied:
 
 
 class Backups:
-    """Makes backups of an archive, and restores one from a backup."""
+    """Makes backups of an archive, and restores one from a backup. `peers_file` is a file that belongs to it."""
 
-    def __init__(self, index: Index, files: FolderStore) -> None:
-        self.index, self.files = index, files
+    def __init__(self, index: Index, files: FolderStore, peers_file: Path | None = None) -> None:
+        self.index, self.files, self.peers_file = index, files, peers_file
 
     def make(self, dest: Path, *, link: bool = False, prune: bool = False, progress: Progress = no_progress) -> Copied:
         """Copy index and files into the folder `dest`, which is empty or contains an earlier backup.
@@ -121,6 +124,7 @@ class Backups:
     def _restore(self, source: Path, manifest: Manifest, progress: Progress) -> Copied:
         mark = f"{manifest.index_sha256} {manifest.begun_at}\n"
         self._require_empty(mark)
+        peers = self._peers_to_restore(source)
         self.files.begin_restore(mark)
         with self.files.scratch_folder() as own:
             copied = _copied_index(source / manifest.index, own / "index.db", manifest.index_sha256)
@@ -129,6 +133,9 @@ class Backups:
                 with closing(Copies(source / FILES)) as files:
                     done = self._put_back(snapshot, files, target, progress)
                 self._fill(snapshot, progress)
+        if peers and self.peers_file is not None:
+            with _RESTORING_PEERS:
+                write_text(self.peers_file, peers)
         self.files.end_restore()
         return done
 
@@ -143,6 +150,15 @@ class Backups:
                 "the archive is not empty: set database.url and files.url to a new database and folder, "
                 "or empty it with `pacs delete --all`"
             )
+
+    def _peers_to_restore(self, source: Path) -> str:
+        """Return the peers of a backup, '' if there are none. Raises ConfigurationError if the archive has others."""
+        with _RESTORING_PEERS:
+            saved = _text(source / PEERS)
+            own = _text(self.peers_file) if self.peers_file is not None else ""
+        if saved and own not in ("", saved):
+            raise ConfigurationError(f"{self.peers_file} has other peers than the backup: move it away")
+        return saved
 
     def _put_back(self, snapshot: Index, source: Copies, target: Copies, progress: Progress) -> Copied:
         """Copy all files of a backup, and remove instances whose file is damaged from the snapshot."""
@@ -296,6 +312,8 @@ class _BackupRun:
             raise StorageUnavailable("The index of the backup cannot be written completely")
         source = Path(str(self._snapshot.url.database))
         with _WRITING:
+            self._copy_peers()
+            private.make_file(self._dest / name)
             shutil.copyfile(source, self._dest / name)
             sync_file(self._dest / name)
             sync_folder(self._dest)
@@ -315,6 +333,14 @@ class _BackupRun:
             for path in self._dest.glob("index-*.db"):
                 if path.name != name:
                     path.unlink()
+
+    def _copy_peers(self) -> None:
+        """Copy the peers of the archive, or remove the former copy if it has none any more. Raises OSError."""
+        own = self._backups.peers_file
+        if peers := _text(own) if own is not None else "":
+            write_text(self._dest / PEERS, peers)
+        else:
+            (self._dest / PEERS).unlink(missing_ok=True)
 
     def _prune(self) -> None:
         """Remove the files of earlier backups that belong to no instance of this one."""
@@ -358,6 +384,13 @@ def _prepare(dest: Path) -> None:
             path.unlink()
 
 
+def _text(path: Path) -> str:
+    """Return the text of a file, '' if there is none. Raises OSError."""
+    with suppress(FileNotFoundError):
+        return path.read_text("utf-8")
+    return ""
+
+
 def _instances(index: Index) -> Iterator[StoredInstance]:
     return (each for page in maintenance.pages(index) for each in page)
 
@@ -390,6 +423,7 @@ def _copied_index(source: Path, target: Path, sha256: str) -> Path:
     """Copy the index of a backup and return the copy. Raises ConfigurationError when it is damaged."""
     with _COPYING_INDEX:
         with suppress(FileNotFoundError):
+            private.make_file(target)
             shutil.copyfile(source, target)
         if target.exists() and _sha256(target) == sha256:
             return target

@@ -31,8 +31,8 @@ from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Record, local_user
 from pacs.observability.events import Event, Notice
-from pacs.pixels.conversion import wait_without_limit
 from pacs.pixels.look_ahead import LookAhead
+from pacs.pixels.seekable import wait_without_limit
 from pacs.pixels.target_names import name_of
 from pacs.services.maintenance import BATCH, subject_of
 from pacs.services.pixels import ConvertedDataSet, PixelService

@@ -1,4 +1,4 @@
-"""The data set of a stored instance in another transfer syntax, pixel data included."""
+"""The pixel data of a stored instance: the data set in another transfer syntax, and single frames, also as pictures."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -11,8 +11,10 @@ from typing import BinaryIO
 from pacs.dicom.syntaxes import CHUNK
 from pacs.files.store import ObjectStore
 from pacs.index.writer import StoredInstance
-from pacs.pixels.conversion import Conversion, Wait
+from pacs.pixels.conversion import Conversion
+from pacs.pixels.frames import Frames
 from pacs.pixels.pool import DecoderPool
+from pacs.pixels.seekable import Wait, wait_without_limit
 from pacs.services.stored_file import opened_data_set
 
 SPOOL_BYTES = 4 << 20
@@ -93,7 +95,7 @@ def spooled(files: ObjectStore, pieces: Iterable[bytes]) -> Iterator[BinaryIO]:
 
 
 class PixelService:
-    """Converts stored instances into other transfer syntaxes. The stored files do not change."""
+    """Converts stored instances into other transfer syntaxes, and renders frames. The stored files do not change."""
 
     def __init__(self, files: ObjectStore, decoders: DecoderPool) -> None:
         self._files = files
@@ -117,3 +119,16 @@ class PixelService:
             )
             stack.callback(conversion.close)
             return ConvertedDataSet(conversion, self._files, stack.pop_all())
+
+    @contextmanager
+    def frames(self, instance: StoredInstance, wait: Wait = wait_without_limit) -> Iterator[Frames]:
+        """Open the frames of an instance; each is read, decoded or rendered when it is asked for.
+
+        Raises as `Frames`, InstanceUnreadable and StorageUnavailable.
+        """
+        with ExitStack() as stack:
+            file = stack.enter_context(opened_data_set(self._files, instance))
+            spool = partial(spooled, self._files)
+            frames = Frames(file, instance.transfer_syntax, self._decoders, wait, spool=spool)
+            stack.callback(frames.close)
+            yield frames

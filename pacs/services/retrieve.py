@@ -25,7 +25,7 @@ from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
-from pacs.pixels.conversion import Wait
+from pacs.pixels.seekable import Wait
 from pacs.services.pixels import ConvertedDataSet, PixelService
 from pacs.services.replaced import read_current
 from pacs.services.stored_file import opened_data_set

@@ -56,6 +56,17 @@ def sharing(running: Iterable[str], own: RunningServer, *, may_share: bool) -> l
     return sentences
 
 
+def reload_commands(running: Iterable[str]) -> list[str]:
+    """Return the commands that reload the configuration of servers, by the texts in their markers."""
+    commands = []
+    for text in running:
+        with suppress(ValueError, TypeError):  # of an earlier version
+            server = RunningServer(**json.loads(text))
+            host = "" if server.host == socket.gethostname() else f" on host {server.host}"
+            commands += [] if server.is_ending() else [f"`kill -HUP {server.pid}`{host}"]
+    return commands
+
+
 def _shared(text: str, own: RunningServer) -> str:
     """Return what is shared with one server, '' if it is ending. Raises ConfigurationError."""
     with suppress(ValueError, TypeError):

@@ -10,13 +10,17 @@ from collections.abc import Callable
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal, Self, TypeVar
 
+from pydicom.datadict import keyword_for_tag
+
 from pacs.dicom import part10
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
-from pacs.dicom.dataset_equality import is_same
+from pacs.dicom.dataset_equality import are_comparable, differing
 from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
+from pacs.dicom.pixel_length import PixelLengthCheck
 from pacs.dicom.sop_classes import check_storable
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, FRAGMENTS_IN_NATIVE, KEPT, is_native
 from pacs.dicom.values import is_uid
@@ -26,6 +30,8 @@ from pacs.errors import (
     InstanceConflict,
     InstanceUnreadable,
     MissingUID,
+    NotAnInstance,
+    NotDICOM,
     NotSupported,
     PacsError,
     SOPClassMismatch,
@@ -54,6 +60,14 @@ Duplicates = Literal["keep", "replace", "reject"]
 
 CHUNK = 1 << 18
 """Bytes copied at a time."""
+
+STORED = "The SOP Instance is stored already"
+
+MOST_NAMED = 5
+"""How many differing elements of a duplicate are named."""
+
+CHECK_BYTES = 64 << 20
+"""How many bytes of a data set arrive between two checks of what is known before its end."""
 
 RACES = 100
 """How often the row of an instance is tried while others add and remove the same instance."""
@@ -133,8 +147,14 @@ class Storage:
                 raise MissingUID("The SOP Instance UID is not valid", [SOP_INSTANCE_UID])
             return Reception(self, announced, self._known, self._cleanup)
         except PacsError as error:
-            self.publish(announced.refusal(error))
+            self.publish_refusal(error, announced)
             raise
+
+    def publish_refusal(self, error: PacsError, announced: "_Announced", header: Header | None = None) -> None:
+        """Publish that an instance is refused, and note in the error which one."""
+        event = announced.refusal(error, header)
+        error.sop_instance_uid = event.sop_instance_uid
+        self.publish(event)
 
     def import_file(self, path: Path) -> Stored:
         """Store a Part 10 file, or a data set in a native transfer syntax without preamble or File Meta Information.
@@ -146,14 +166,17 @@ class Storage:
                 stored = self._import(file)
         except OSError as error:
             raise InstanceUnreadable(f"The file cannot be read ({error.strerror})") from error
+        except PacsError as error:
+            if self._auditor.is_on and error.sop_instance_uid:
+                self._auditor.write(_record_of_refused(error))
+            raise
         if self._auditor.is_on:
             self._auditor.write(_record(stored))
         return stored
 
     def _import(self, file: BinaryIO) -> Stored:
         head = part10.find_data_set(file)
-        check_storable(head.sop_class_uid, unknown=True)
-        header = _header_of(file, head)
+        header = self._read_header_of(file, head)
         file.seek(head.data_offset)
         with self.receive(
             header.sop_class_uid, header.sop_instance_uid, head.transfer_syntax, head.source_ae
@@ -161,6 +184,18 @@ class Storage:
             while piece := file.read(CHUNK):
                 reception.write(piece)
             return reception.finish()
+
+    def _read_header_of(self, file: BinaryIO, head: part10.FileMeta) -> Header:
+        """Read the header of a file. Raises NotAnInstance, NotDICOM, SOPClassNotSupported, and publishes others."""
+        try:
+            check_storable(head.sop_class_uid, unknown=True)
+            return _header_of(file, head)
+        except (NotAnInstance, NotDICOM):
+            raise
+        except PacsError as error:
+            uids = _stripped(head.sop_class_uid), _stripped(head.sop_instance_uid)
+            self.publish_refusal(error, _Announced(*uids, head.transfer_syntax, head.source_ae))
+            raise
 
     @property
     def has_uncertain_files(self) -> bool:
@@ -271,6 +306,11 @@ def _record(stored: Stored) -> Record:
     return Record(operation="import", outcome="success", subject=subject, user=local_user())
 
 
+def _record_of_refused(error: PacsError) -> Record:
+    subject = Subject(instances=[error.sop_instance_uid])
+    return Record(operation="import", outcome="failure", subject=subject, comment=error.comment, user=local_user())
+
+
 def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
     """Read the header. A file that has neither one nor a File Meta Information is reported as no DICOM file."""
     try:
@@ -278,7 +318,22 @@ def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
     except (UndecodableDataSet, MissingUID) as error:
         if head.data_offset:
             raise
-        raise UndecodableDataSet(part10.NOT_DICOM) from error
+        raise NotDICOM(part10.NOT_DICOM) from error
+
+
+def _differences(first: BinaryIO, first_syntax: str, second: BinaryIO, second_syntax: str) -> str:
+    """Return which elements of two data sets differ, without values; '' if none does."""
+    if not are_comparable(first_syntax, second_syntax):
+        return "the transfer syntax differs"
+    found = [_name(tag) for tag in islice(differing(first, first_syntax, second, second_syntax), MOST_NAMED + 1)]
+    if len(found) > MOST_NAMED:
+        return f"{', '.join(found[:MOST_NAMED])} and others differ"
+    listed = " and ".join(filter(None, (", ".join(found[:-1]), *found[-1:])))
+    return f"{listed} {'differ' if found[1:] else 'differs'}" if found else ""
+
+
+def _name(tag: int) -> str:
+    return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def _stripped(uid: str | None) -> str | None:
@@ -327,6 +382,8 @@ class Reception:
         self._received_at = time.time_ns() // 1000
         self._file_meta = announced.file_meta(self._received_at)
         self._incoming = self._create()
+        self._pixel_length = PixelLengthCheck(announced.transfer_syntax)
+        self._next_check = CHECK_BYTES
         self._header: Header | None = None
         """Once the data set is checked."""
         self._may_have_row = False
@@ -340,11 +397,21 @@ class Reception:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._incoming.__exit__(kind, error, trace)
         if isinstance(error, PacsError):
-            self._storage.publish(self._announced.refusal(error, self._header))
+            self._storage.publish_refusal(error, self._announced, self._header)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append the next bytes of the data set. Raises StorageUnavailable."""
+        """Append the next bytes of the data set.
+
+        Raises StorageUnavailable, and UndecodableDataSet for pixel data that is certain to be refused at the end.
+        """
         self._incoming.write(data)
+        if self._incoming.size >= self._next_check:
+            self._check_beginning()
+
+    def _check_beginning(self) -> None:
+        self._next_check = self._incoming.size + CHECK_BYTES
+        self._storage.files.require_free()
+        self._pixel_length.check(self._incoming.size, self._incoming.body)
 
     def finish(self) -> Stored:
         """Check the instance, make it durable and add it to the index.
@@ -546,15 +613,19 @@ class Reception:
         """
         policy = self._storage.duplicates
         if policy == "reject":
-            raise DuplicateInstance("The SOP Instance is stored already", [SOP_INSTANCE_UID])
+            raise DuplicateInstance(
+                f'{STORED}; storage.duplicates is "reject", so they are not compared', [SOP_INSTANCE_UID]
+            )
         if known.digest == self._incoming.digest and known.transfer_syntax == self._announced.transfer_syntax:
             return self._is_whole(known)
         if policy == "replace":
             return False
         with closing(body()) as received, closing(self._storage.files.open(known.file_key)) as stored:
             stored.seek(known.data_offset)
-            if not is_same(received, self._announced.transfer_syntax, stored, known.transfer_syntax):
-                raise InstanceConflict("The SOP Instance is stored already with other content", [SOP_INSTANCE_UID])
+            differences = _differences(received, self._announced.transfer_syntax, stored, known.transfer_syntax)
+        if differences:
+            sentence = f"{STORED} with other content; {differences}, the stored one is kept (storage.duplicates)"
+            raise InstanceConflict(sentence, [SOP_INSTANCE_UID])
         return True
 
     def _is_whole(self, known: StoredInstance) -> bool:

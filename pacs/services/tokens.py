@@ -24,7 +24,7 @@ def subject_checker(key: str, algorithm: Algorithm, audience: str = "", issuer: 
     try:
         import jwt
     except ImportError as error:
-        raise ConfigurationError("jwt.key needs PyJWT: pip install 'pacs-archive[jwt]'") from error
+        raise ConfigurationError("jwt.key needs PyJWT: run `pip install 'pyjwt[crypto]'`") from error
     if algorithm == "HS256" and len(key.encode()) < SHORTEST_SECRET:
         raise ConfigurationError(f"jwt.key is too short for HS256: expected {_EXPECTED['HS256']}")
     try:

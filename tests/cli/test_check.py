@@ -137,7 +137,7 @@ def test_ipv6_addresses_are_written_in_brackets(pacs, tmp_path):
     found = checked(pacs, "server.host=::1", "web.host=::1", peers=[("GONE", "::1", free_port())]).stdout
     assert "ok   server: [::1]:0 is free to listen on" in found
     assert "ok   web: [::1]:0 is free to listen on" in found
-    assert "FAIL peer GONE at [::1]:" in found
+    assert "warn peer GONE at [::1]:" in found
     with serving(tmp_path / "running", {"server.host": "::1"}) as running:
         port = running.port
         found = checked(pacs, "server.host=::1", f"server.port={port}", "web.host=::1", f"web.port={port}").stdout
@@ -208,13 +208,25 @@ def test_a_peer_with_another_title_fails(pacs, tmp_path):
     assert 'ae_title = "' in result.stdout
 
 
-def test_an_unreachable_peer_fails(pacs):
-    """Nothing listens on its port."""
-    with socket.socket() as reserved:
+@pytest.mark.parametrize(("words", "mark", "status"), [([], "warn", 0), (["--strict"], "FAIL", 1)])
+def test_a_peer_that_is_off_is_a_warning_unless_strict(pacs, words, mark, status):
+    """Nothing listens on its port, or whoever listens does not answer."""
+    with socket.socket() as reserved, socket.create_server(("127.0.0.1", 0)) as silent:
         reserved.bind(("127.0.0.1", 0))
-        result = checked(pacs, peers=[("GONE", "127.0.0.1", reserved.getsockname()[1])])
+        peers = [("GONE", "127.0.0.1", reserved.getsockname()[1]), ("SILENT", "127.0.0.1", silent.getsockname()[1])]
+        result = checked(pacs, "limits.connect_seconds=0.5", peers=peers, words=words)
+    assert result.exit_code == status
+    found = dict(line.split(" peer ", 1)[::-1] for line in result.stdout.splitlines() if " peer " in line)
+    assert set(found.values()) == {mark}
+    assert len(found) == 2
+    assert all("check host and port, and that the peer is running" in each for each in found)
+
+
+def test_a_peer_with_an_unknown_host_fails(pacs):
+    """Its entry is wrong, whether it is on or off."""
+    result = checked(pacs, peers=[("WRONG", "no-such-host.invalid", 104)])
     assert result.exit_code == 1
-    assert "check host and port" in result.stdout
+    assert "FAIL peer WRONG at no-such-host.invalid:104: The peer cannot be reached: unknown host" in result.stdout
 
 
 def test_live_only_sends_a_c_echo_to_the_server(pacs, tmp_path):

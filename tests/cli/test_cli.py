@@ -72,15 +72,17 @@ def test_a_schema_is_created_and_checked(pacs):
 
 
 def test_a_peer_is_added_and_listed(pacs):
-    """In the configuration file of the working directory; as JSON, and as CSV in a pipe."""
-    added = pacs("peers", "add", "STORE_SCP", "127.0.0.1", "11113", "--manner", "strict")
+    """In the folder of the data; as JSON, and as CSV in a pipe."""
+    added = pacs("peers", "add", "STORE_SCP", "127.0.0.1", "11113", "--manner", "strict", "--roles", "lenient")
     assert added.exit_code == 0
     assert '[[peers]]\nae_title = "STORE_SCP"' in added.stdout
-    assert load(None, {}).peers[0].ae_title == "STORE_SCP"
+    (peer,) = load(None, {}).peers
+    assert (peer.ae_title, peer.roles) == ("STORE_SCP", "lenient")
     (listed,) = json.loads(pacs("peers", "list", "--json").stdout)
     assert listed == {
         "ae_title": "STORE_SCP", "host": "127.0.0.1", "port": 11113, "tls": "no", "manner": "strict",
         "services": "store find move get commit", "destinations": "all", "addresses": "any", "associations": 1,
+        "roles": "lenient",
     }  # fmt: skip
     heads, row = pacs("peers", "list").stdout.splitlines()
     assert heads == ",".join(listed)
@@ -99,10 +101,19 @@ def test_a_passcode_is_hashed_for_the_configuration(pacs):
     assert "sesame" not in printed
 
 
+def test_a_peer_with_a_title_in_latin_1_is_added_and_listed(pacs):
+    """The file has its characters, and is read again."""
+    assert pacs("peers", "add", "MÜNSTER", "127.0.0.1", "104").exit_code == 0
+    assert 'ae_title = "MÜNSTER"' in Path("pacs-data/peers.toml").read_text(encoding="utf-8")
+    assert json.loads(pacs("peers", "list", "--json").stdout)[0]["ae_title"] == "MÜNSTER"
+    assert pacs("peers", "list").stdout.splitlines()[1].startswith("MÜNSTER,")
+
+
 def test_an_invalid_peer_is_not_added(pacs, tmp_path):
     """Nothing is written."""
-    result = pacs("peers", "add", "A_TITLE_THAT_IS_TOO_LONG", "127.0.0.1", "0")
+    result = pacs("peers", "add", "A_TITLE_THAT_IS_TOO_LONG", "127.0.0.1", "0", "--roles", "generous")
     assert result.exit_code == 2
+    assert "peers[1].roles" in result.stderr
     assert "peers[1].ae_title" in result.stderr
     assert "peers[1].port" in result.stderr
     assert not list(tmp_path.iterdir())

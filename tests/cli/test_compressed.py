@@ -118,7 +118,7 @@ def test_ctrl_c_ends_a_store_with_its_decoders(images, tmp_path):
         said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130
     assert said.splitlines() == [
-        "pacs: stopping after this instance; press Ctrl-C again to stop immediately",
+        "pacs: stopping; press Ctrl-C again to stop immediately",
         "pacs: interrupted",
     ]
     assert processes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs.config import Config, PeerEntry, add_peer, from_settings, load
+from pacs.config import Config, PeerEntry, from_settings, load
 from pacs.config.error_messages import keys
 from pacs.config.model import MannerName
 from pacs.dicom.matching_mode import MATCHING_MODES
@@ -141,6 +141,9 @@ def test_other_variables_with_the_prefix_are_ignored(file):
     assert load(file, {"PACS_TEST_POSTGRES_URL": "x", "PACS_CONFIG": "y"}) == load(file, {})
 
 
+PEER = '[[peers]]\nae_title = "WS"\nhost = "h"\nport = 104\n'
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -154,6 +157,10 @@ def test_other_variables_with_the_prefix_are_ignored(file):
         (r"[server]" + "\nae_title = 'A\\B'\n", "without backslash or control characters"),
         ('[server]\nae_title = "A\\nB"\n', "without backslash or control characters"),
         ('[server]\nae_title = "PÄCS"\n', "expected an AE title of ASCII characters"),
+        (PEER.replace("WS", "ПАКС"), "expected an AE title of ASCII or Latin-1 characters"),
+        (PEER.replace("WS", "A\\\\B"), "without backslash or control characters"),
+        (PEER.replace("WS", "A\\u0085B"), "without backslash or control characters"),
+        (PEER.replace("WS", "SEVENTEEN_LETTERS"), "expected an AE title of 1 to 16 characters"),
         ('[server]\nhost = "two words"\n', "expected a host name or an IP address"),
         ('[access]\ncallers = "all"\n', "access.callers = 'all': expected 'anyone' or 'peers'"),
         ('[access]\nopen_to_network = "perhaps"\n', "access.open_to_network = 'perhaps': expected true or false"),
@@ -313,31 +320,6 @@ def test_what_a_peer_is_sent_as_is_named_by_short_name_keyword_or_uid(file):
         "1.2.840.10008.1.2.5",
         "1.2.840.10008.1.2",
     )
-
-
-def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
-    """Comments and order are unchanged; the block has the added peer."""
-    file.write_text("# mine\n[server]\nport = 0 # any\n")
-    peer = {"ae_title": "A \"B\" 'C'", "host": "ws", "port": 104, "manner": "strict"}
-    block = add_peer(file, **peer)
-    assert file.read_text() == "# mine\n[server]\nport = 0 # any\n\n" + block
-    assert load(file, {}).peers == (PeerEntry(**peer),)
-
-
-def test_adding_a_peer_creates_the_file(file):
-    """If it does not exist."""
-    add_peer(file, ae_title="WS", host="ws", port=104)
-    assert load(file, {}).peers[0].ae_title == "WS"
-
-
-def test_a_known_peer_is_not_added_again(file):
-    """The file is unchanged."""
-    add_peer(file, ae_title="WS", host="ws", port=104)
-    before = file.read_bytes()
-    with pytest.raises(ConfigurationError, match="AE titles more than once"):
-        add_peer(file, ae_title="WS", host="ws2", port=105)
-    assert file.read_bytes() == before
-    assert list(file.parent.iterdir()) == [file]
 
 
 def test_suggestions_know_all_keys():

@@ -32,12 +32,12 @@ def listed(pacs, *words):
     return json.loads(result.stdout)
 
 
-def test_import_stores_a_folder_tree_and_lists_refused_files(pacs, folder):
-    """Counts on standard output, reasons and files on standard error, exit status 1."""
+def test_import_stores_a_folder_tree_and_lists_what_is_left_out(pacs, folder):
+    """Counts on standard output, reasons and files on standard error; what is not DICOM is no failure."""
     result = pacs("import", folder)
-    assert result.exit_code == 1
-    assert result.stdout == "8 stored, 0 already stored, 1 refused\n"
-    assert result.stderr.startswith("1 refused: Not a DICOM file")
+    assert result.exit_code == 0
+    assert result.stdout == "8 stored, 0 already stored, 0 refused, 1 left out\n"
+    assert result.stderr.startswith("1 left out: Not a DICOM file")
     assert "notes.txt" in result.stderr
 
 
@@ -55,7 +55,7 @@ def test_import_of_many_bad_files_shows_some_of_them(pacs, tmp_path):
     for place in range(5):
         (bad / f"{place}\x1b.txt").write_text("not an image")
     result = pacs("import", bad)
-    assert "0 stored, 0 already stored, 5 refused" in result.stdout
+    assert "0 stored, 0 already stored, 0 refused, 5 left out" in result.stdout
     assert "and 2 more" in result.stderr
     assert r"0\x1b.txt" in result.stderr
 

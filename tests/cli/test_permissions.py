@@ -125,8 +125,19 @@ def test_files_and_folders_that_may_not_be_read_are_not_skipped(site, mode):
     assert stored.returncode == 3
     assert "2 failed: The file cannot be read: Permission denied" in stored.stderr
     imported = run(limits.as_user(), site, "import", str(good.parent))
-    assert imported.returncode == 1
+    assert imported.returncode == 3
     assert "2 refused: The file cannot be read (Permission denied)" in imported.stderr
+
+
+def test_a_file_of_another_user_that_all_may_read_is_named_at_the_start(site):
+    """The server cannot make it private, and serves."""
+    log = site.folder.parent / "audit"
+    log.touch()
+    log.chmod(0o666)
+    server = Site(site.folder, settings=(*site.settings, f"audit.file={log}"), log=site.log).start(*limits.as_user())
+    assert server.stop() == 0
+    assert f"'{log}' contains patient data, belongs to another user, and may be read by all" in site.log.read_text()
+    assert "run `chmod o-rwx` on it as its owner" in site.log.read_text()
 
 
 # --- while it runs -----------------------------------------------------------------------------------------------

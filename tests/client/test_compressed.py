@@ -256,7 +256,7 @@ def test_a_compressed_series_is_loaded_like_the_original(archive, tmp_path, phot
     files = {path.stem: dcmread(path).file_meta.TransferSyntaxUID for path in (tmp_path / "to").rglob("*.dcm")}
     assert files == {each.native.SOPInstanceUID: each.transfer_syntax for each in made}
 
-    found = client.load_series(archive.address, SeriesInstanceUID=series, as_datasets=True, to=tmp_path / "to")
+    found = client.load_datasets(archive.address, SeriesInstanceUID=series, to=tmp_path / "to")
     assert [Path(each.filename).stem for each in found] == [each.native.SOPInstanceUID for each in made]
     assert above(numpy.concatenate(list(map(pixels_of, found))).astype(int) - original, made) == {}
 
@@ -279,10 +279,10 @@ def test_a_series_that_cannot_be_decompressed_is_no_image(archive):
     (video,) = study(series=1, instances=1, transfer_syntax="1.2.840.10008.1.2.4.102", patient_id="V")
     archive.add(video)
     reason = "MPEG-4 AVC/H.264 High Profile / Level 4.1 is not converted into Explicit VR Little Endian"
-    with pytest.raises(client.NotAVolume, match=f"{re.escape(reason)}.*: use as_datasets=True"):
+    with pytest.raises(client.NotAVolume, match=f"{re.escape(reason)}.*: use load_datasets"):
         client.load_series(archive.address, patient_id="V")
     with pytest.warns(client.StillCompressed, match=f"1 of 1 data sets are not decompressed: {re.escape(reason)}"):
-        (found,) = client.load_series(archive.address, patient_id="V", as_datasets=True)
+        (found,) = client.load_datasets(archive.address, patient_id="V")
     assert found.PixelData == video.PixelData
 
 

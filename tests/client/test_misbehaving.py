@@ -32,7 +32,7 @@ from pacs.errors import (
 )
 from pacs.testing import study
 from tests.client.scripted import answer, deliver, matches, scripted
-from tests.raw import EXPLICIT, encoded
+from tests.raw import EXPLICIT, IMPLICIT, Raw, encoded
 from tests.waiting import eventually
 
 DATASETS = study(series=1, instances=4)
@@ -133,24 +133,83 @@ def test_a_get_that_brings_less_than_the_pacs_says(tmp_path, arriving):
 @pytest.mark.parametrize(
     ("keyword", "value", "reason"),
     [
-        ("SeriesInstanceUID", "1.2.letters", "Missing or not valid: SeriesInstanceUID"),
+        ("SeriesInstanceUID", "1.2.letters", "Missing or not valid: SeriesInstanceUID; found '1.2.letters'"),
         ("SeriesInstanceUID", "", "Missing or not valid: SeriesInstanceUID"),
-        ("StudyInstanceUID", "1.2.3.4", "This instance is not among those that were asked for"),
+        (
+            "StudyInstanceUID",
+            "1.2.3.4",
+            "This instance is not among those that were asked for; its StudyInstanceUID is 1.2.3.4",
+        ),
     ],
 )
-@pytest.mark.parametrize(("status", "failed"), [(0xA702, 1), (0xB000, 1), (0x0000, 0)])
-def test_a_refusal_by_this_client_is_explained(tmp_path, keyword, value, reason, status, failed):
-    """Whether or not the PACS counts it: not the PACS is at fault."""
+@pytest.mark.parametrize(
+    ("status", "counts"),
+    [
+        (0xA702, {"completed": 0, "failed": 1, "warning": 0}),
+        (0xB000, {"completed": 0, "failed": 1, "warning": 0}),
+        (0x0000, {"completed": 1, "failed": 0, "warning": 0}),
+        (0x0000, {}),
+    ],
+)
+def test_a_refusal_by_this_client_is_explained(tmp_path, keyword, value, reason, status, counts):
+    """First, and whether or not the PACS counts it: not the PACS is at fault."""
     refused = deepcopy(DATASETS[0])
     setattr(refused, keyword, value)
 
     def get(association, message):
         send_on(association, [refused])
-        answer(association, message, status, completed=1 - failed, failed=failed, warning=0)
+        answer(association, message, status, **counts)
 
     with scripted(get=get) as pacs, pytest.raises(OperationFailed) as raised:
         client.get(pacs.peer, ASKED, to=tmp_path)
-    assert str(raised.value).endswith(f": instance {refused.SOPInstanceUID} was refused here: {reason}")
+    assert str(raised.value).startswith(
+        f"C-GET: instance {refused.SOPInstanceUID} was refused here: {reason}; it ended with status 0x{status:04X}, "
+    )
+    assert raised.value.cause.endswith(reason)
+
+
+def test_refusals_of_one_reason_are_counted(tmp_path):
+    """As of a PACS that has merged two studies; what was asked for is kept."""
+
+    def get(association, message):
+        moved = [deepcopy(each) for each in DATASETS[:3]]
+        for each in moved:
+            each.StudyInstanceUID = "1.2.3.4"
+        assert send_on(association, [*moved, DATASETS[3]]) == [0x0124, 0x0124, 0x0124, 0x0000]
+        answer(association, message, 0xB000, completed=1, failed=3, warning=0)
+
+    with scripted(get=get) as pacs, pytest.raises(OperationFailed) as raised:
+        client.get(pacs.peer, ASKED, to=tmp_path)
+    assert f"C-GET: 3 instances, such as {DATASETS[0].SOPInstanceUID}, were refused here: " in str(raised.value)
+    assert len(raised.value.retrieved.paths) == 1
+
+
+def test_a_move_says_what_it_refused(tmp_path):
+    """With the advice about other missing instances, and with the refused request."""
+    port, wrong = free_port(), deepcopy(DATASETS[0])
+    del wrong.SeriesInstanceUID
+
+    def move(association, message):
+        deliver(port, [wrong])
+        answer(association, message, 0x0000, completed=3, failed=0, warning=0)
+
+    with scripted(move=move) as pacs, pytest.raises(OperationFailed) as raised:
+        client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port, wait=0.2)
+    assert re.search(
+        "C-MOVE: instance .* was refused here: Missing or not valid: SeriesInstanceUID; it ended with status 0x0000, "
+        "Success: the PACS reports sending 3 more than arrived here",
+        str(raised.value),
+    )
+
+
+def test_a_receiver_says_what_it_refused(tmp_path):
+    """`receiving` ends without an error, because nobody asked for an instance."""
+    wrong = deepcopy(DATASETS[0])
+    wrong.StudyInstanceUID = "1.2.letters"
+    with client.receiving(tmp_path) as receiver:
+        assert receiver.refused == ""
+        deliver(receiver.port, [wrong])
+        assert receiver.refused.endswith("refused here: Missing or not valid: StudyInstanceUID; found '1.2.letters'")
 
 
 def test_several_associations_from_another_sender(tmp_path):
@@ -287,6 +346,34 @@ def test_a_pacs_that_has_reached_this_host_needs_no_advice_about_the_port(tmp_pa
     with scripted(move=move) as pacs, pytest.raises(OperationFailed, match="0xA702") as raised:
         client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
     assert raised.value.mending == ""
+
+
+def test_a_transfer_syntax_that_this_host_does_not_accept_is_named(tmp_path):
+    """The PACS proposes its images only in one of its own, and says no more than A702."""
+    port = free_port()
+
+    def move(association, message):
+        with Raw(port) as sender:
+            own, images = "1.2.826.0.1.3680043.8.498.1", "1.2.840.10008.5.1.4.1.1.2"
+            sender.associate((1, images, [own]), (3, "1.2.840.10008.1.1", [IMPLICIT]), called=CALLING_AE_TITLE)
+            sender.release()
+        answer(association, message, 0xA702)
+
+    with scripted(move=move) as pacs, pytest.raises(OperationFailed, match="0xA702") as raised:
+        client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
+    assert "proposed CT Image Storage only in 1.2.826.0.1.3680043.8.498.1, which is not accepted" in str(raised.value)
+    assert "port" not in raised.value.mending
+
+
+def test_another_destination_may_lack_a_transfer_syntax(tmp_path):
+    """A PACS that gives no reason may be unable to connect, or to convert: both are said."""
+
+    def move(association, message):
+        answer(association, message, 0xA702)
+
+    with scripted(move=move) as pacs, pytest.raises(OperationFailed, match="0xA702") as raised:
+        client.move(pacs.peer, ASKED, destination="OTHER")
+    assert "that it is listening, and that it accepts SOP Class and transfer syntax" in raised.value.mending
 
 
 def test_warnings_alone_are_no_error(tmp_path):

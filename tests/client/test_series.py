@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from datetime import date
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def peer(request, tmp_path):
 
 def loaded(peer, **keys):
     """Return the UIDs of the instances of a series, in the order of loading."""
-    return [each.SOPInstanceUID for each in client.load_series(peer, as_datasets=True, **keys)]
+    return [each.SOPInstanceUID for each in client.load_datasets(peer, **keys)]
 
 
 def uids(number, *, of=1, modality="CT", instances=4, series=3):
@@ -203,13 +204,28 @@ def test_a_failure_of_the_pacs_is_raised_unchanged(tmp_path):
         client.load_series(f"PACS@127.0.0.1:{archive.port}", patient_id="P1")
 
 
-def test_without_simpleitk_data_sets_are_returned(full, monkeypatch, datasets):
-    """In the order of the image."""
-    monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    found = client.load_series(full.peer, patient_id="P1", SeriesNumber=1)
+def test_data_sets_are_in_the_order_of_the_image(full, datasets):
+    """With their pixels."""
+    found = client.load_datasets(full.peer, patient_id="P1", SeriesNumber=1)
     assert all(isinstance(each, Dataset) for each in found)
     assert [each.SOPInstanceUID for each in found] == [each.SOPInstanceUID for each in datasets[:3]]
     assert all(each.PixelData for each in found)
+
+
+def test_without_simpleitk_the_error_says_what_to_install(full, monkeypatch, datasets):
+    """Before anything is retrieved; data sets can be loaded."""
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(ImportError, match=r"pip install SimpleITK`, or use load_datasets") as raised:
+        client.load_series(full.peer, patient_id="P1", SeriesNumber=1)
+    assert isinstance(raised.value, client.PackageMissing)
+    assert full.statuses("C-FIND", 0) == []
+    assert len(client.load_datasets(full.peer, patient_id="P1", SeriesNumber=1)) == 3
+
+
+def test_the_argument_of_earlier_versions_is_refused(full):
+    """With the name of the function that replaces it."""
+    with pytest.raises(InvalidArgument, match=r"use client\.load_datasets"):
+        client.load_series(full.peer, patient_id="P1", as_datasets=True)
 
 
 def example(*arguments):
@@ -226,3 +242,8 @@ def test_the_example_writes_a_volume(full, tmp_path):
     assert SimpleITK.ReadImage(file).GetSize() == (8, 8, 3)
     said, status = example(peer, "P1", "series*", file)
     assert (said.splitlines()[0], status) == ("2 series match: add another key, for example SeriesInstanceUID", 1)
+
+
+def test_numpy_comes_with_every_installation():
+    """`SimpleITK.GetArrayFromImage` and `pixel_array` need it."""
+    assert any(each.startswith("numpy") and "extra" not in each for each in requires("pacs-archive") or ())

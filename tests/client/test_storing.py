@@ -10,9 +10,11 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from pacs import client
-from pacs.client import Deadlines
+from pacs.client import Deadlines, sources
+from pacs.client.sources import sources_of
 from pacs.dicom.sop_classes import STORAGE
 from pacs.testing import study, write
+from tests import real_files
 from tests.client.scripted import answer, scripted
 from tests.raw import EXPLICIT, encoded
 
@@ -186,6 +188,14 @@ def test_a_file_that_is_cut_off_is_not_sent(tmp_path, name, missing):
         sent = client.store(f"X@127.0.0.1:{receiver.port}", tmp_path / name)
         assert receiver.arrived == ()
     assert [each.comment for each in sent.failed] == ["The file is cut off: it ends in the middle of an element"]
+
+
+def test_a_plain_file_is_the_same_instance_in_one_pass_and_in_two(monkeypatch):
+    """The fast pass reads UIDs and end at once; of each other file the general one says the same."""
+    found = sources_of(real_files.PART10)
+    monkeypatch.setattr(sources, "plain_uids", lambda *_: None)
+    assert sources_of(real_files.PART10) == found
+    assert len(found.instances) > 50
 
 
 def test_many_sop_classes_go_on_several_associations(tmp_path):

@@ -7,10 +7,19 @@ from copy import deepcopy
 import pytest
 import SimpleITK
 from pydicom import Dataset, Sequence, dcmread
-from pydicom.uid import generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    NuclearMedicineImageStorage,
+    RTDoseStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
 from pacs import client
-from pacs.client import LeftOut, NotAVolume
+from pacs.client import LeftOut, NotAVolume, WithoutPositions, load_datasets
+from pacs.client.series.frames import read_planes
+from pacs.client.series.planes import build_volume
+from pacs.client.series.volumes import check_volume
 from pacs.dicom.dataset import raw
 from pacs.testing import study, write
 from tests.client.images import CLOSE, read, same
@@ -21,12 +30,17 @@ from tests.real_files import named
 def load(known):
     """Store these files or data sets, and load the series of the first one."""
 
-    def loaded(*what, **others):
+    def loaded(*what, how=client.load_series, **others):
         assert client.store(known.peer, *what).failed == ()
         first = what[0] if isinstance(what[0], Dataset) else dcmread(what[0], stop_before_pixels=True)
-        return client.load_series(known.peer, SeriesInstanceUID=first.SeriesInstanceUID, **others)
+        return how(known.peer, SeriesInstanceUID=first.SeriesInstanceUID, **others)
 
     return loaded
+
+
+def check(slices, folder):
+    """Check the volume that the slices make, without an archive and without reading their pixels."""
+    check_volume(build_volume(read_planes(write(slices, folder))))
 
 
 def stack(count=6, *, orientation=(1, 0, 0, 0, 1, 0), step=2.5, start=(-10, 20, 30), places=None, **attributes):
@@ -92,7 +106,7 @@ def test_instance_numbers_do_not_determine_positions(load, tmp_path):
     for number, each in zip((3, 1, 6, 2, 5, 4), slices, strict=True):
         each.InstanceNumber = number
     assert same(load(*slices), read(tmp_path / "itk", slices))
-    found = load(*slices, as_datasets=True)
+    found = load(*slices, how=load_datasets)
     assert [each.SOPInstanceUID for each in found] == [each.SOPInstanceUID for each in slices]
 
 
@@ -132,7 +146,8 @@ def test_without_positions_instance_numbers_determine_the_order(load):
     slices = study(modality="OT", series=1, instances=11)
     for number, each in enumerate(slices):
         each.PixelData = bytes([number, 0]) * 64
-    image = load(*reversed(slices))
+    with pytest.warns(WithoutPositions, match="The 11 images have no position: .* in the order of their numbers"):
+        image = load(*reversed(slices))
     assert [image[0, 0, number] for number in range(11)] == list(range(11))
 
 
@@ -150,22 +165,31 @@ def test_a_real_series_equals_what_simpleitk_reads(load, tmp_path):
 
 REAL = (
     "CT_small.dcm", "MR_small_RLE.dcm", "MR2_J2KI.dcm", "JPEG2000.dcm", "JPEG-LL.dcm", "MR_small_jpeg_ls_lossless.dcm",
-    "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_gdcm_KY.dcm", "SC_rgb_16bit.dcm", "SC_rgb_expb_2frame.dcm", "emri_small.dcm",
-    "color3d_jpeg_baseline.dcm", "rtdose.dcm", "liver.dcm", "badVR.dcm",
+    "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_gdcm_KY.dcm", "SC_rgb_16bit.dcm", "rtdose.dcm", "liver.dcm", "badVR.dcm",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_image_equals_what_simpleitk_reads(load, name):
-    """Compressed images, colours, frames with and without positions."""
+    """Compressed images, colours, frames with positions."""
     assert same(load(named(name)), SimpleITK.ReadImage(named(name), imageIO="GDCMImageIO"))
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_expb_2frame.dcm", "color3d_jpeg_baseline.dcm"])
+def test_a_real_clip_equals_what_simpleitk_reads(load, name):
+    """Frames that are no slices, with a warning that their distance means nothing."""
+    with pytest.warns(WithoutPositions, match="nor the origin of the image is a place in the patient"):
+        image = load(named(name))
+    assert same(image, SimpleITK.ReadImage(named(name), imageIO="GDCMImageIO"))
 
 
 @pytest.mark.parametrize("name", ["RLE", "jpeg_2k_lossless", "jpeg_ls_lossless", "big_endian"])
 def test_real_frames_equal_those_of_the_uncompressed_file(load, name):
-    """The frames of an enhanced MR image, whose file has copies in other transfer syntaxes."""
-    expected = SimpleITK.ReadImage(named("emri_small.dcm"), imageIO="GDCMImageIO")
-    assert same(load(named(f"emri_small_{name}.dcm")), expected)
+    """The frames of an enhanced MR image without positions, whose file has copies in other transfer syntaxes."""
+    with pytest.raises(NotAVolume, match="The 10 frames have no positions, so their distances are unknown"):
+        load(named(f"emri_small_{name}.dcm"))
+    (found,) = load(named(f"emri_small_{name}.dcm"), how=load_datasets)
+    assert (found.pixel_array == dcmread(named("emri_small.dcm")).pixel_array).all()
 
 
 def test_real_series_that_are_no_volumes_are_refused(load):
@@ -178,7 +202,7 @@ def test_real_series_that_are_no_volumes_are_refused(load):
         files = [named(name), *named(name).parent.iterdir()]
         with pytest.raises(NotAVolume, match=why):
             load(*files)
-        assert len(load(*files, as_datasets=True)) == count
+        assert len(load(*files, how=load_datasets)) == count
 
 
 # --- several frames ----------------------------------------------------------------------------------------------
@@ -280,10 +304,210 @@ def test_multi_frame_instances_without_positions_are_not_combined(load):
     clips[1].InstanceNumber = 2
     with pytest.raises(NotAVolume, match="2 of 2 instances have several frames"):
         load(*clips)
-    assert load(*clips, InstanceNumber=2).GetSize() == (100, 100, 2)
+    with pytest.warns(WithoutPositions):
+        assert load(*clips, InstanceNumber=2).GetSize() == (100, 100, 2)
+
+
+# --- doses, nuclear medicine and segmentations -------------------------------------------------------------------
+
+
+def frames_of(slices, sop_class, **attributes):
+    """Return one instance with the slices as frames and no functional groups: the position is that of the first."""
+    made = deepcopy(slices[0])
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = sop_class
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    made.NumberOfFrames = len(slices)
+    made.PixelData = b"".join(each.PixelData for each in slices)
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        made.pop(keyword, None)
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def plain(**given):
+    """Return a stack whose pixels are stored as they are meant."""
+    return stack(RescaleSlope="1", RescaleIntercept="0", **given)
+
+
+def dose(slices, offsets):
+    """Return the slices as an RT Dose with these grid frame offsets."""
+    return frames_of(slices, RTDoseStorage, FrameIncrementPointer=0x3004000C, DoseGridScaling="1",
+                     GridFrameOffsetVector=offsets)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "offsets"),
+    [
+        ({"step": 2}, [0, 2, 4, 6, 8, 10]),
+        ({"step": -2}, [0, -2, -4, -6, -8, -10]),
+        ({"step": 2}, [30, 32, 34, 36, 38, 40]),
+        ({"step": 2, "orientation": OBLIQUE}, [0, 2, 4, 6, 8, 10]),
+        ({"places": [0, 1.2, 2.5, 3.8, 5.0, 6.2]}, [0, 1.2, 2.5, 3.8, 5.0, 6.2]),
+    ],
+)
+def test_the_planes_of_a_dose_are_slices(load, tmp_path, given, offsets):
+    """At their offsets along the normal, or at z coordinates, in either direction."""
+    slices = plain(**given)
+    image, expected = load(dose(slices, offsets)), read(tmp_path / "itk", slices)
+    assert image.GetSize() == expected.GetSize()
+    for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(image, name)() == pytest.approx(getattr(expected, name)(), abs=1e-5), name
+    assert (SimpleITK.GetArrayFromImage(image) == SimpleITK.GetArrayFromImage(expected)).all()
+
+
+@pytest.mark.parametrize(
+    ("offsets", "why"),
+    [
+        ([0, 2, 4, 9, 11, 13], "6 slices are 2 to 5 mm apart"),
+        ([0, 2, 4, 4, 6, 8], "2 images at one position"),
+        ([5, 7, 9, 11, 13, 15], "The 6 frames have no positions"),
+        ([0, 2, 4], "The 6 frames have no positions"),
+        (None, "The 6 frames have no positions"),
+    ],
+)
+def test_a_dose_with_other_offsets_is_refused(tmp_path, offsets, why):
+    """Unequal, repeated, from an unknown place, or too few."""
+    with pytest.raises(NotAVolume, match=why):
+        check([dose(plain(step=2), offsets)], tmp_path)
+
+
+def test_reconstructed_slices_of_nuclear_medicine_are_a_volume(load, tmp_path):
+    """By the position of the first one, slice numbers and spacing; two time slots are told apart."""
+    slices = plain(step=3)
+    detector = Dataset()
+    detector.ImagePositionPatient = slices[0].ImagePositionPatient
+    detector.ImageOrientationPatient = slices[0].ImageOrientationPatient
+    numbers = {"SliceVector": [1, 2, 3] * 2, "TimeSlotVector": [1] * 3 + [2] * 3, "SpacingBetweenSlices": "3"}
+    spect = frames_of([*slices[:3], *slices[:3]], NuclearMedicineImageStorage, **numbers)
+    spect.DetectorInformationSequence = [detector]
+    del spect.ImagePositionPatient, spect.ImageOrientationPatient
+    with pytest.raises(NotAVolume, match=r"2 images at each position, they differ in TimeSlotVector \(1, 2\)"):
+        load(spect)
+    image = load(spect, TimeSlotVector=2)
+    assert (image.GetSpacing(), image.GetOrigin()) == ((0.75, 0.5, 3), (-10, 20, 30))
+    assert image.GetSize() == (8, 8, 3)
+
+
+def segmentation(places, numbers):
+    """Return a segmentation with a frame of a segment at each of these places."""
+    frames = plain(count=len(places), places=places)
+    made = enhanced(frames)
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+    made.SegmentSequence = [Dataset(), Dataset()]
+    for number, (each, label) in enumerate(zip(made.SegmentSequence, ("Liver", "Spleen"), strict=True), 1):
+        each.SegmentNumber, each.SegmentLabel = number, label
+    for groups, number in zip(made.PerFrameFunctionalGroupsSequence, numbers, strict=True):
+        groups.SegmentIdentificationSequence = [Dataset()]
+        groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber = number
+    return made
+
+
+@pytest.mark.parametrize(
+    ("places", "numbers", "why"),
+    [
+        ([0, 1, 2, 0, 1, 2], [1, 1, 1, 2, 2, 2], "2 images at each position, they differ in ReferencedSegmentNumber"),
+        ([0, 1, 2, 2, 3, 4], [1, 1, 1, 2, 2, 2], "2 images at one position, they differ in ReferencedSegmentNumber"),
+        ([0, 1, 2, 3, 4, 5], [1, 1, 1, 2, 2, 2], "The slices differ in ReferencedSegmentNumber"),
+    ],
+)
+def test_segments_are_told_apart_by_their_number(load, places, numbers, why):
+    """One above the other too; a key selects one, by number or by label."""
+    both = segmentation(places, numbers)
+    with pytest.raises(NotAVolume, match=rf"{why} \(1 'Liver', 2 'Spleen'\): add ReferencedSegmentNumber to the keys"):
+        load(both)
+    assert load(both, ReferencedSegmentNumber=2).GetSize() == (8, 8, 3)
+    assert load(both, SegmentLabel="Liver").GetOrigin() == (-10, 20, 30)
 
 
 # --- series that are no volume -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"NumberOfFrames": 6}, {"NumberOfFrames": 6, "ImagePositionPatient": None}], ids=["one", "none"]
+)
+def test_frames_of_a_ct_without_positions_are_refused(load, attributes):
+    """One position for all of them is not enough."""
+    with pytest.raises(
+        NotAVolume, match="The 6 frames have no positions, so their distances are unknown: use load_dat"
+    ):
+        load(frames_of(stack(), CTImageStorage, **attributes))
+
+
+def test_several_slices_without_positions_are_refused(load):
+    """Their number is an order, but no distance. A single one is an image."""
+    slices = stack(count=3)
+    for each in slices:
+        del each.ImagePositionPatient
+    with pytest.raises(NotAVolume, match="The 3 images have no positions, so their distances are unknown"):
+        load(*slices)
+    assert load(slices[0], InstanceNumber=1).GetSize() == (8, 8, 1)
+
+
+@pytest.mark.parametrize("step", [0.3, 0.45, 0.625, 1.25])
+@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), OBLIQUE])
+def test_positions_rounded_to_a_tenth_of_a_millimetre_are_a_volume(tmp_path, step, orientation):
+    """Every coordinate of every slice, also of thin slices."""
+    slices = stack(count=20, step=step, orientation=orientation)
+    for each in slices:
+        each.ImagePositionPatient = [f"{float(part):.1f}" for part in each.ImagePositionPatient]
+    check(slices, tmp_path)
+
+
+@pytest.mark.parametrize("count", [4, 5, 20])
+@pytest.mark.parametrize("step", [0.25, 0.5, 3])
+def test_a_gap_of_one_slice_is_no_rounding(tmp_path, count, step):
+    """In the middle of few and of many slices, thin and thick."""
+    places = [number * step for number in range(count + 1) if number != count // 2]
+    with pytest.raises(NotAVolume, match="slices are missing"):
+        check(stack(count=count, places=places), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "why"),
+    [
+        ({"PixelSpacing": None}, "positions but no valid PixelSpacing"),
+        ({"PixelSpacing": [0, 0]}, "positions but no valid PixelSpacing"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, r"ImageOrientationPatient 0\\0\\0\\0\\0\\0 is not two perp"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "is not two perpendicular directions"),
+        ({"ImageOrientationPatient": [2, 0, 0, 0, 2, 0]}, "is not two perpendicular directions"),
+    ],
+)
+def test_invalid_geometry_is_refused(tmp_path, attributes, why):
+    """Instead of being replaced by millimetres that nobody measured."""
+    slices = stack()
+    for each in slices:
+        for keyword, value in attributes.items():
+            setattr(each, keyword, value)
+    with pytest.raises(NotAVolume, match=why):
+        check(slices, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "one", "other"),
+    [
+        ("EchoTime", "10", "20"),
+        ("EchoNumbers", 1, 2),
+        ("DiffusionBValue", 0.0, 1000.0),
+        ("ConvolutionKernel", "A", "B"),
+    ],
+)
+def test_two_images_in_one_stack_are_refused(tmp_path, keyword, one, other):
+    """At alternate positions: each of them has half of the slices."""
+    slices = stack(modality="MR")
+    for number, each in enumerate(slices):
+        setattr(each, keyword, other if number % 2 else one)
+    with pytest.raises(NotAVolume, match=rf"The slices differ in {keyword} \(.*\): add {keyword} to the keys"):
+        check(slices, tmp_path / "both")
+    check(slices[1::2], tmp_path / "one")
+
+
+def test_values_that_vary_within_one_acquisition_are_no_difference(tmp_path):
+    """Times, counters, and an echo time that is not quite the same."""
+    slices = stack(modality="MR")
+    for number, each in enumerate(slices):
+        each.EchoTime, each.AcquisitionTime, each.TriggerTime = f"{10 + number / 100}", f"10150{number}", str(number)
+    check(slices, tmp_path)
 
 
 def test_several_images_at_each_position_need_another_key(load, tmp_path):
@@ -294,7 +518,7 @@ def test_several_images_at_each_position_need_another_key(load, tmp_path):
     with pytest.raises(NotAVolume, match=r"2 images at each position, they differ in EchoTime \(10.0, 20\): add"):
         load(*slices)
     assert same(load(*slices, EchoTime=20), read(tmp_path / "itk", slices[4:]))
-    found = load(*slices, as_datasets=True)
+    found = load(*slices, how=load_datasets)
     assert [(each.ImagePositionPatient[2], int(each.EchoTime)) for each in found[:4]] == [
         (30, 10), (30, 20), (31, 10), (31, 20),
     ]  # fmt: skip
@@ -337,6 +561,14 @@ def test_a_tilted_gantry_is_refused(load):
         load(*slices)
 
 
+def test_a_slice_that_is_shifted_sideways_is_refused(load):
+    """Though the first and the last one are not."""
+    slices = stack()
+    slices[3].ImagePositionPatient[0] = 5
+    with pytest.raises(NotAVolume, match=r"shifted against each other by 15 mm"):
+        load(*slices)
+
+
 @pytest.mark.parametrize(
     ("keyword", "value"), [("ImageOrientationPatient", [0, 1, 0, 0, 0, -1]), ("PixelSpacing", [1, 1])]
 )
@@ -349,12 +581,12 @@ def test_a_localizer_is_left_out_with_a_warning(load, tmp_path, keyword, value):
     with pytest.warns(LeftOut, match=f"1 of 7 images do not belong to the volume: .* {keyword}"):
         image = load(localizer, *slices)
     assert same(image, read(tmp_path / "itk", slices))
-    assert load(localizer, *slices, as_datasets=True)[-1].SOPInstanceUID == localizer.SOPInstanceUID
+    assert load(localizer, *slices, how=load_datasets)[-1].SOPInstanceUID == localizer.SOPInstanceUID
 
 
 def test_unreadable_pixels_are_an_error(load):
     """Pixels that do not match their transfer syntax, and none at all."""
-    with pytest.raises(NotAVolume, match=r"cannot be decompressed .*: use as_datasets=True"):
+    with pytest.raises(NotAVolume, match=r"cannot be decompressed .*: use load_datasets"):
         load(*study(series=1, instances=2, transfer_syntax="1.2.840.10008.1.2.4.50"))
     without = study(series=1, instances=2, number=2)
     for each in without:

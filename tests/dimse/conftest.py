@@ -51,6 +51,11 @@ class Archive:
             assert self.ended.wait_for(lambda: len(self._ends()) >= count, timeout=20), self.events
             return self._ends()
 
+    def violation(self) -> str:
+        """Return what ended the first association, which violated the protocol."""
+        assert self.ended_by() == ["protocol violation"]
+        return next(each.comment for each in self.events if isinstance(each, AssociationEnded))
+
     def _ends(self) -> list[str]:
         return [each.how for each in self.events if isinstance(each, AssociationEnded)]
 

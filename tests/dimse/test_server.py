@@ -194,6 +194,7 @@ def test_a_response_without_a_request_ends_the_association(serve: Serve) -> None
         response += raw.number(0x800, 0x0101) + raw.number(0x900, 0)
         peer.send(p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, response)))
         assert peer.aborted() == (0, 0)
+    assert archive.violation() == "C-ECHO-RSP of the requestor: (0000,0120) Message ID 1 is that of no request"
 
 
 def test_a_failing_handler_ends_only_its_association(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

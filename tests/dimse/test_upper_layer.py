@@ -105,29 +105,31 @@ def test_p6_a_p_data_longer_than_announced_is_refused(serve: Serve) -> None:
     assert archive.ended_by() == ["protocol violation"]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        pdu(0x00, bytes(4)),
-        pdu(0x08, bytes(4)),
-        pdu(0xFF, b""),
-        pdu(raw.DATA, b""),
-        pdu(raw.DATA, b"\0"),
-        pdu(AC, bytes(70)),
-        pdu(RJ, bytes(4)),
-        pdu(RELEASE_RP, bytes(4)),
-        associate_rq(),
-    ],
-    ids=["type 0", "type 8", "type 255", "empty data", "one byte", "AC", "RJ", "RELEASE-RP", "second RQ"],
-)
-def test_an_unexpected_pdu_in_an_association_is_answered_with_a_p_abort(serve: Serve, wrong: bytes) -> None:
+UNEXPECTED = {
+    "PDU of the requestor: its type 00 is none of PS3.8; it begins with 00 00 00 00 00 04": pdu(0x00, bytes(4)),
+    "PDU of the requestor: its type 08 is none of PS3.8; it begins with 08 00 00 00 00 04": pdu(0x08, bytes(4)),
+    "PDU of the requestor: its type FF is none of PS3.8; it begins with ff 00 00 00 00 00": pdu(0xFF, b""),
+    "P-DATA-TF of the requestor: it ends within the header of a PDV: ": pdu(raw.DATA, b""),
+    "P-DATA-TF of the requestor: it ends within the header of a PDV: 00": pdu(raw.DATA, b"\0"),
+    "A-ASSOCIATE-AC of the requestor: it ends within its first 74 bytes: 02 00": pdu(AC, bytes(40)),
+    "A-ASSOCIATE-AC of the requestor: it is unexpected: 02 00 00 00 00 44": pdu(AC, bytes(68)),
+    "A-ASSOCIATE-RJ of the requestor: it is unexpected: 03 00 00 00 00 04": pdu(RJ, bytes(4)),
+    "A-RELEASE-RP of the requestor: it is unexpected: 06 00 00 00 00 04": pdu(RELEASE_RP, bytes(4)),
+    "A-ASSOCIATE-RQ of the requestor: it is unexpected: 01 00": associate_rq(),
+    "A-RELEASE-RQ of the requestor: its length 65 is more than 64": pdu(RELEASE_RQ, bytes(65)),
+}
+"""PDUs, by what the log says of them."""
+
+
+@pytest.mark.parametrize("what", UNEXPECTED)
+def test_p18_an_unexpected_pdu_in_an_association_is_answered_with_a_p_abort(serve: Serve, what: str) -> None:
     """Among them a second A-ASSOCIATE-RQ (AA-8)."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
-        peer.send(wrong)
+        peer.send(UNEXPECTED[what])
         assert peer.aborted()[0] == PROVIDER
-    assert archive.ended_by() == ["protocol violation"]
+    assert archive.violation().startswith(what)
     still_serves(archive)
 
 
@@ -214,62 +216,103 @@ ECHO = raw.command(VERIFICATION, 0x0030)
 WITH_DATA = raw.command(raw.CT, 0x0001, data_set=True, more=raw.uid(0x1000, "1.2.3"))
 
 ABUSES = {
-    "even context": p_data(pdv(2, COMMAND | LAST, ECHO)),
-    "unknown context": p_data(pdv(201, COMMAND | LAST, ECHO)),
-    "length 0": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO, length=0)),
-    "length 1": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO, length=1)),
-    "overlong": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO, length=len(ECHO) + 3)),
-    "4 GiB": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO, length=0xFFFFFFFF)),
-    "cut in its header": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO), b"\0\0\0"),
-    "data without command": p_data(pdv(CT_CONTEXT, DATA_SET | LAST, b"\0\0")),
-    "command where data is due": p_data(pdv(CT_CONTEXT, COMMAND | LAST, WITH_DATA)) + echo_rq(),
-    "data in another context": p_data(pdv(CT_CONTEXT, COMMAND | LAST, WITH_DATA), pdv(ECHO_CONTEXT, LAST, b"\0\0")),
-    "data within a command": p_data(pdv(CT_CONTEXT, COMMAND, WITH_DATA), pdv(CT_CONTEXT, LAST, b"\0\0")),
-    "interleaved commands": p_data(pdv(CT_CONTEXT, COMMAND, ECHO[:10]), pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO[10:])),
-    "data though none was announced": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO), pdv(ECHO_CONTEXT, LAST, b"\0\0")),
-    "endless command": p_data(pdv(ECHO_CONTEXT, COMMAND, bytes(40_000))) * 2,
-    "cancel with a data set": p_data(
+    "PDV of a command set is in presentation context 2, which was not accepted: 02 03": p_data(
+        pdv(2, COMMAND | LAST, ECHO)
+    ),
+    "PDV of a command set is in presentation context 201, which was not accepted: c9 03": p_data(
+        pdv(201, COMMAND | LAST, ECHO)
+    ),
+    "PDV has a length of 0, and 80 bytes remain: 00 00 00 00 01 03": p_data(pdv(1, COMMAND | LAST, ECHO, length=0)),
+    "PDV has a length of 1, and 80 bytes remain: 00 00 00 01 01 03": p_data(pdv(1, COMMAND | LAST, ECHO, length=1)),
+    "PDV has a length of 83, and 80 bytes remain: 00 00 00 53 01 03": p_data(pdv(1, COMMAND | LAST, ECHO, length=83)),
+    "PDV has a length of 4294967295, and 80 bytes remain: ff ff ff ff 01 03": p_data(
+        pdv(1, COMMAND | LAST, ECHO, length=0xFFFFFFFF)
+    ),
+    "it ends within the header of a PDV: 00 00 00": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO), b"\0\0\0"),
+    "PDV of a data set follows no command set that announces a data set: 03 02": p_data(
+        pdv(CT_CONTEXT, DATA_SET | LAST, b"\0\0")
+    ),
+    "PDV of a command set came where the rest of a data set was due: 01 03": (
+        p_data(pdv(CT_CONTEXT, COMMAND | LAST, WITH_DATA)) + echo_rq()
+    ),
+    "PDV of a data set is in presentation context 1, and its command set in 3: 01 02": p_data(
+        pdv(CT_CONTEXT, COMMAND | LAST, WITH_DATA), pdv(ECHO_CONTEXT, LAST, b"\0\0")
+    ),
+    "PDV of a data set came where the rest of a command set was due: 03 02": p_data(
+        pdv(CT_CONTEXT, COMMAND, WITH_DATA), pdv(CT_CONTEXT, LAST, b"\0\0")
+    ),
+    "PDV of a command set is in presentation context 1, and its beginning in 3: 01 03": p_data(
+        pdv(CT_CONTEXT, COMMAND, ECHO[:10]), pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO[10:])
+    ),
+    "PDV of a data set follows no command set that announces a data set: 01 02": p_data(
+        pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO), pdv(ECHO_CONTEXT, LAST, b"\0\0")
+    ),
+    "PDV of a command set makes its command set longer than 65536 bytes: 01 01": (
+        p_data(pdv(ECHO_CONTEXT, COMMAND, bytes(40_000))) * 2
+    ),
+    "C-CANCEL-RQ announces a data set: (0000,0800) is 0001": p_data(
         pdv(ECHO_CONTEXT, COMMAND | LAST, raw.number(0x100, 0xFFF) + raw.number(0x120, 1) + raw.number(0x800, 1))
     ),
 }
+"""P-DATA-TF PDUs, by what the log says of them."""
 
 
-@pytest.mark.parametrize("wrong", ABUSES.values(), ids=ABUSES.keys())
-def test_an_invalid_pdv_is_answered_with_a_p_abort(serve: Serve, wrong: bytes) -> None:
-    """The association ends, the process goes on."""
+@pytest.mark.parametrize("what", ABUSES)
+def test_p18_an_invalid_pdv_is_answered_with_a_p_abort(serve: Serve, what: str) -> None:
+    """The association ends, the process goes on. Nothing of a data set is in the log."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
-        peer.send(wrong)
+        peer.send(ABUSES[what])
         assert peer.aborted() == (PROVIDER, 6)
-    assert archive.ended_by() == ["protocol violation"]
+    assert archive.violation() == f"P-DATA-TF of the requestor: {what}"
     still_serves(archive)
 
 
 GARBAGE = {
-    "no command set": b"\x99" * 40,
-    "explicit VR": struct.pack("<HH2sHL", 0, 0, b"UL", 4, 10) + struct.pack("<HH2sHH", 0, 0x100, b"US", 2, 0x30),
-    "cut": ECHO[:-1],
-    "no field": raw.number(0x0110, 1) + raw.number(0x0800, 0x0101),
-    "no message ID": raw.number(0x0100, 0x30) + raw.number(0x0800, 0x0101),
-    "no data set type": raw.number(0x0100, 0x30) + raw.number(0x0110, 1),
-    "two fields": ECHO + raw.number(0x0100, 0x30),
-    "two values": raw.element(0x0100, b"\x30\0\x30\0") + raw.number(0x0110, 1) + raw.number(0x0800, 0x0101),
-    "another group": struct.pack("<HHLH", 8, 0x100, 2, 0x30),
-    "empty": b"",
-    "a response to nothing": raw.command(VERIFICATION, 0x8030)[12:],
+    "has (9999,9999), which is not of group 0000: 99 99 99 99": b"\x99" * 40,
+    "has (0000,0000) with a length of 281685, beyond its end: 00 00 00 00 55 4c 04 00": (
+        struct.pack("<HH2sHL", 0, 0, b"UL", 4, 10) + struct.pack("<HH2sHH", 0, 0x100, b"US", 2, 0x30)
+    ),
+    "has (0000,0800) with a length of 2, beyond its end: 00 00 00 08 02 00 00 00 01": ECHO[:-1],
+    "ends within the header of an element: 00 00 00 08": ECHO[:-6],
+    "has no (0000,0100): 00 00 10 01": raw.number(0x0110, 1) + raw.number(0x0800, 0x0101),
+    "has no (0000,0110): 00 00 00 01": raw.number(0x0100, 0x30) + raw.number(0x0800, 0x0101),
+    "has no (0000,0800): 00 00 00 01": raw.number(0x0100, 0x30) + raw.number(0x0110, 1),
+    "has (0000,0100) twice: 00 00 00 01 02 00 00 00 30 00": ECHO + raw.number(0x0100, 0x30),
+    "has (0000,0100) of VR US with a length of 4: 00 00 00 01 04 00 00 00 30 00 30 00": (
+        raw.element(0x0100, b"\x30\0\x30\0") + raw.number(0x0110, 1) + raw.number(0x0800, 0x0101)
+    ),
+    "has (0000,0901) of VR AT with a length of 3: 00 00 01 09": (
+        raw.element(0x9999, b"") * 2 + struct.pack("<HHL", 0, 0x0901, 3) + b"abc" + ECHO[12:]
+    ),
+    "has (0008,0100), which is not of group 0000: 08 00 00 01": struct.pack("<HHLH", 8, 0x100, 2, 0x30),
+    "has no (0000,0100), (0000,0110), (0000,0800): ": b"",
+    "has no (0000,0120), (0000,0900): 00 00 02 00": raw.command(VERIFICATION, 0x8030)[12:],
 }
+"""Command sets, by what the log says of them."""
 
 
-@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
-def test_an_invalid_command_set_is_answered_with_a_p_abort(serve: Serve, garbage: bytes) -> None:
+@pytest.mark.parametrize("what", GARBAGE)
+def test_p18_an_invalid_command_set_is_answered_with_a_p_abort(serve: Serve, what: str) -> None:
     """No status can be sent: the operation and the Message ID are unknown."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
-        peer.send(p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, garbage)))
+        peer.send(p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, GARBAGE[what])))
         assert peer.aborted() == (PROVIDER, 6)
+    assert archive.violation().startswith(f"P-DATA-TF of the requestor: command set {what}")
     still_serves(archive)
+
+
+def test_p18_a_release_within_a_message_is_answered_with_a_p_abort(serve: Serve) -> None:
+    """And says what was due."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(raw.store_rq(), pdu(RELEASE_RQ, bytes(4)))
+        assert peer.aborted() == (PROVIDER, 6)
+    assert archive.violation() == "A-RELEASE-RQ of the requestor: it came where the rest of a message was due"
 
 
 def test_a_wrong_group_length_is_ignored(serve: Serve) -> None:

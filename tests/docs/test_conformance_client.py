@@ -12,7 +12,8 @@ from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.dimse.association.storage_contexts import CONVERTED_INTO, UNCOMPRESSED
 from pacs.errors import AssociationLost, OperationFailed, PeerTimeout
 from pacs.pixels.capabilities import ENCODED
-from pacs.testing import Fault, storing, study, write
+from pacs.services.users import hash_passcode
+from pacs.testing import Fault, serving, storing, study, write
 from tests.client.scripted import answer, deliver, report, scripted
 from tests.docs.requests import CT, FIND, GET, MOVE, VERIFICATION
 from tests.docs.statement import covers
@@ -35,7 +36,7 @@ def called(pacs_server):
 @covers(
     "`pacs.client`, and the commands `pacs echo`",
     "SCU of Verification, of Query/Retrieve, of Storage",
-    "It proposes no asynchronous operations and no user identity",
+    "It proposes no asynchronous operations",
 )
 def test_the_client_is_scu_of_all_services_with_its_own_ae_title(called, tmp_path):
     """Each operation proposes its service; during a C-MOVE the client is SCP of Storage."""
@@ -50,6 +51,23 @@ def test_the_client_is_scu_of_all_services_with_its_own_ae_title(called, tmp_pat
     firsts = [each.proposed[0].abstract_syntax for each in called.received.associations]
     assert firsts == [VERIFICATION, FIND, CT, GET, MOVE, COMMITMENT]
     assert {each.calling_ae_title for each in called.received.associations} == {"PACSCU"}
+
+
+@covers("It proposes a user identity only if one is given")
+def test_a_user_identity_is_proposed_if_it_is_given(tmp_path):
+    """Its types are those of PS3.7 D.3.3.7."""
+    users = [{"name": "alice", "passcode": hash_passcode("secret")}, {"name": "bob"}]
+    given = [({"user": "bob"}, 1), ({"user": "alice", "passcode": "secret"}, 2), ({"token": "a.b.c"}, 5)]
+    for keys, kind in given:
+        proposed = client.Peer("PACS", "localhost", 104, **keys).user_identity
+        assert proposed is not None
+        assert (proposed.type, proposed.response_requested) == (kind, False)
+    with serving(tmp_path, {"access.users": "required", "users": users}) as server:
+        for keys, _ in given[:2]:
+            client.echo(client.Peer.parse(server.address, **keys))
+        for keys in ({}, {"user": "alice"}, {"user": "alice", "passcode": "wrong"}, {"token": "a.b.c"}):
+            with pytest.raises(client.AssociationRejected, match="user identity refused"):
+                client.echo(client.Peer.parse(server.address, **keys))
 
 
 @covers("Its AE title is PACSCU unless another one is given")

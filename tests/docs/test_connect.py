@@ -62,10 +62,11 @@ def test_dcmtk_works_with_the_lines_of_the_page(tmp_path):
 
 
 @pytest.mark.parametrize("line", [block("modality"), block("slicer")], ids=["modality", "slicer"])
-def test_the_peers_of_the_page_can_be_added(line, tmp_path):
+def test_the_peers_of_the_page_can_be_added(line, tmp_path, monkeypatch):
     """They are in the configuration afterwards."""
     type_all(line.splitlines(), tmp_path)
-    assert [peer.host for peer in load(tmp_path / "config.toml", {}).peers] == ["127.0.0.1"]
+    monkeypatch.chdir(tmp_path)
+    assert [peer.host for peer in load(None, {}).peers] == ["127.0.0.1"]
 
 
 def test_the_configuration_of_the_page_restricts_the_modality(tmp_path):

@@ -1,5 +1,6 @@
 """The programs in examples/ run as they are."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydicom import dcmread
 from pacs.observability.events import OperationFinished
 from pacs.testing import serving, study
 from tests.archives import take_in
-from tests.programs import PATIENCE, free_port, pixelmed
+from tests.programs import PATIENCE, free_port, pixelmed, run_pixelmed
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COUNT = 5
@@ -89,6 +90,32 @@ def test_pixelmed_downloads_a_study(archive, tmp_path, port):
     assert "status 0x0000" in printed
     assert printed.count("received ") == COUNT
     assert received(tmp_path / "downloads") == uids(1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("the PACS is off", "Connection refused"),
+        ("the PACS does not know ME", "failure status 0xa801"),
+        ("our port is taken", "Address already in use"),
+    ],
+)
+def test_pixelmed_ends_when_the_download_fails(archive, tmp_path, port, reason, said):
+    """It says why and does not wait for instances that never come."""
+    pacs, ours = archive.port, "ME"
+    with socket.socket() as taken:
+        if reason == "our port is taken":
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+        elif reason == "the PACS is off":
+            pacs = free_port()
+        else:
+            ours = "STRANGER"
+        words = ("127.0.0.1", pacs, "PACS", ours, port, study(number=1)[0].StudyInstanceUID, tmp_path / "downloads")
+        ended = run_pixelmed(EXAMPLES / "DownloadStudy.java", words)
+    assert ended.returncode == 1
+    assert said in ended.stdout + ended.stderr
 
 
 def test_the_tests_of_the_example_scu_pass():

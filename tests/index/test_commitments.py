@@ -173,6 +173,21 @@ def test_the_time_until_a_transaction_is_due(index: Index):
     assert found.attempts == 1
 
 
+def test_outstanding_transactions_have_a_number_and_an_age(index: Index):
+    """A removed one does not count; the clock may have been turned back since."""
+    assert commitments.outstanding(index) == (0, 0.0)
+    first = add(index)
+    add(index, 2)
+    turn_clock(index, 100)
+    number, age = commitments.outstanding(index)
+    assert number == 2
+    assert 99 < age < 160
+    commitments.remove(index, first)
+    assert commitments.outstanding(index)[0] == 1
+    turn_clock(index, -1000)
+    assert commitments.outstanding(index) == (1, 0.0)
+
+
 def test_old_transactions_of_a_peer_are_removed_together(index: Index):
     """Except for those that others have claimed, and those of other peers."""
     for number in range(3):

@@ -112,7 +112,7 @@ def test_a_forked_process_uses_only_the_file_of_its_parent(watched: Index, path:
     with pytest.raises(IndexUnavailable, match="is gone"):
         schema.check(worker)
     fresh = Index(f"sqlite:///{path}")
-    schema.ensure(fresh)
+    schema.create_or_check(fresh)
     with pytest.raises(IndexUnavailable, match="was replaced"):
         schema.check(worker)
     fresh.close()

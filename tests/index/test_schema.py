@@ -65,21 +65,34 @@ def test_a_newer_schema_is_refused(index: Index):
     """The check, the start and the upgrade refuse an index of a later version."""
     with index.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '29991231'"))
-    for refuses in (schema.check, schema.ensure, schema.upgrade):
+    at_start = [schema.upgrade_older] if index.is_sqlite else []
+    for refuses in (schema.check, schema.create_or_check, schema.upgrade, *at_start):
         with pytest.raises(SchemaMismatch, match="newer"):
             refuses(index)
 
 
-def test_sqlite_is_upgraded_at_start_and_a_server_is_not(empty_database_url: str):
+def test_a_new_sqlite_index_is_created_and_a_new_database_is_not(empty_database_url: str):
     """A database server needs `pacs db upgrade`, and the error says so."""
     with opened(empty_database_url) as index:
         if index.is_sqlite:
-            schema.ensure(index)
+            schema.create_or_check(index)
             schema.check(index)
             return
         with pytest.raises(SchemaMismatch, match="pacs db upgrade"):
-            schema.ensure(index)
+            schema.create_or_check(index)
         assert schema.current(index) is None
+
+
+def test_an_older_schema_is_upgraded_only_by_who_may(empty_database_url: str):
+    """The start of a server upgrades SQLite; every other command refuses it, and names the command."""
+    with opened(empty_database_url) as index:
+        schema.upgrade(index, "20261121")
+        with pytest.raises(SchemaMismatch, match="pacs db upgrade"):
+            schema.create_or_check(index)
+        assert schema.current(index) == "20261121"
+        assert schema.upgrade_older(index) == ("20261121" if index.is_sqlite else "")
+        assert schema.upgrade_older(index) == ""
+        assert schema.current(index) == (schema.head() if index.is_sqlite else "20261121")
 
 
 def test_text_is_compared_in_byte_order(postgres_index: Index):

@@ -7,6 +7,7 @@ before it, does not reach the caller. It opens the next association after that.
 
 import argparse
 import multiprocessing
+import queue
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pydicom import Dataset
 from pynetdicom import AE, Association, build_role, evt
@@ -147,24 +149,39 @@ def measure(numbers: dict[str, int], hold: float | None = None, load: int = 0) -
 
 
 class LateCheckpoint(threading.Event):
-    """The event that the second thread of a requestor waits for; afterwards that thread is late, as on a busy machine:
-    it goes on when the next response has arrived, at most `seconds` later.
+    """The event that the second thread of a requestor waits for. That thread is late after each operation, as on a busy
+    machine: it takes and drops what arrives within `seconds`.
     """
 
-    def __init__(self, association: Association, seconds: float) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
-        self.set()
-        self._arrived = association.dimse.msg_queue.not_empty
+        super().set()
         self._seconds = seconds
+        self._late_until = 0.0
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait, and be late if there was something to wait for."""
-        was_set = self.is_set()
-        found = super().wait(timeout)
-        if not was_set:
-            with self._arrived:
-                self._arrived.wait(self._seconds)
-        return found
+    def set(self) -> None:
+        """Let the thread go on after an operation."""
+        super().set()
+        self._late_until = time.monotonic() + self._seconds
+
+    def takes(self) -> bool:
+        """Return whether the thread takes a message that arrives now; it looks once."""
+        takes = time.monotonic() < self._late_until
+        self._late_until = 0.0 if takes else self._late_until
+        return takes
+
+
+class SharedQueue(queue.Queue[Any]):
+    """The queue of messages that arrive, from which the caller and the second thread take."""
+
+    def __init__(self, checkpoint: LateCheckpoint) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Hand a message to the thread that takes it."""
+        if not self._checkpoint.takes():
+            super().put(item, block, timeout)
 
 
 def late_requestor(port: int, seconds: float) -> Association:
@@ -173,7 +190,8 @@ def late_requestor(port: int, seconds: float) -> Association:
     ae.add_requested_context(FIND)
     association = ae.associate("127.0.0.1", port, ae_title="PACS")
     assert association.is_established
-    association._reactor_checkpoint = LateCheckpoint(association, seconds)
+    association._reactor_checkpoint = checkpoint = LateCheckpoint(seconds)
+    association.dimse.msg_queue = SharedQueue(checkpoint)
     return association
 
 

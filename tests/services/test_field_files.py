@@ -2,15 +2,16 @@
 
 import io
 import random
+import select
 from pathlib import Path
 from struct import pack
 
 import pytest
 
 from pacs import client
-from pacs.client.sources import sources_of
-from pacs.dicom import part10
-from pacs.dicom.elements import TOO_LONG
+from pacs.client.sources import instance_in, sources_of
+from pacs.dicom import part10, pixel_length
+from pacs.dicom.elements import LONGEST, TOO_LONG
 from pacs.dicom.syntaxes import (
     DEFLATED_LITTLE,
     EXPLICIT_BIG,
@@ -19,12 +20,16 @@ from pacs.dicom.syntaxes import (
     IMPLICIT_LITTLE,
     convert,
 )
-from pacs.errors import PacsError
+from pacs.errors import PacsError, StorageUnavailable
 from pacs.index import writer
+from pacs.services.storage import CHECK_BYTES
 from pacs.testing import serving, study
+from tests import raw
 from tests.dicom.test_elements import FRAGMENTS, SEQUENCE_END, element
 from tests.dicom.test_part10 import described
-from tests.docs.requests import store
+from tests.docs.requests import COMMENT, CT, store, store_command
+from tests.raw import Raw
+from tests.waiting import eventually
 
 JPEG = "1.2.840.10008.1.2.4.50"
 UID = "1.2.3"
@@ -145,17 +150,135 @@ def test_s3_compressed_pixel_data_is_never_stored_as_uncompressed(archive, tmp_p
 
 # --- 4 GiB -------------------------------------------------------------------------------------------------------
 
+BIG_IMAGE = {0x00280002: 1, 0x00280010: 40_000, 0x00280011: 60_000, 0x00280100: 16}
+"""Attributes of an image whose native pixel data has 4.8 GB."""
+BIG = 40_000 * 60_000 * 2
+PIECE = bytes(1 << 20)
+NATIVE_FORMS = [EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG]
 
-@pytest.mark.parametrize("syntax", [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
-@pytest.mark.parametrize("length", [(1 << 32) + 1000, 0xFFFFFFFF], ids=["the rest of its length", "undefined length"])
-def test_native_pixel_data_of_4_gib_is_refused_before_it_is_read(archive, tmp_path: Path, syntax: str, length: int):
-    """Its length has more than 32 bits, so that writers truncate it or leave it undefined. The file is sparse."""
-    head = b"\xe0\x7f\x10\0" + (b"OW\0\0" if syntax == EXPLICIT_LITTLE else b"") + pack("<L", length & 0xFFFFFFFF)
-    path = tmp_path / "file"
-    path.write_bytes(DICM + described(syntax) + data_set(syntax, head))
+
+def image(syntax: str, length: int, tag: int = 0x7FE00010, attributes: dict[int, int] = BIG_IMAGE) -> bytes:
+    """Encode an instance up to the value of its pixel data, whose length is truncated to 32 bits."""
+    order = ">" if syntax == EXPLICIT_BIG else "<"
+    described = b"".join(element(each, pack("<H", number)) for each, number in attributes.items())
+    described = b"".join(convert(io.BytesIO(described), IMPLICIT_LITTLE, syntax))
+    vr = b"" if syntax == IMPLICIT_LITTLE else {0x7FE00008: b"OF\0\0", 0x7FE00009: b"OD\0\0"}.get(tag, b"OW\0\0")
+    return data_set(
+        syntax, described + pack(f"{order}HH", 0x7FE0, tag & 0xFFFF) + vr + pack(f"{order}L", length & 0xFFFFFFFF)
+    )
+
+
+def in_file(path: Path, syntax: str, start: bytes, length: int) -> Path:
+    """Write a file whose data set begins like this, and in which so many zeros follow, which are not on the disk."""
+    path.write_bytes(DICM + described(syntax) + start)
     with path.open("r+b") as file:
-        file.truncate(path.stat().st_size + max(length, 1 << 32) + 2)
+        file.truncate(path.stat().st_size + length)
+    return path
+
+
+def arriving(archive, syntax: str, start: bytes, length: int, most: int = 1 << 40) -> tuple[int, str]:
+    """Receive a data set that begins like this, and in which so many zeros follow.
+
+    Return how many bytes were received until it was refused, `most` at most, and the reason.
+    """
+    received = 0
+    with archive.storage.receive(CT, UID, syntax) as reception:
+        try:
+            reception.write(start)
+            while received < min(length, most):
+                received += len(PIECE)
+                reception.write(PIECE)
+        except PacsError as error:
+            return received, error.comment
+    return received, ""
+
+
+def is_clean(archive) -> bool:
+    """Whether no file is half-written."""
+    return not list((Path(archive.config.files.url) / "incoming").iterdir())
+
+
+@pytest.mark.parametrize("syntax", NATIVE_FORMS)
+@pytest.mark.parametrize("length", [BIG, 0xFFFFFFFF], ids=["the rest of its length", "undefined length"])
+def test_native_pixel_data_of_4_gib_is_refused_before_it_is_read(archive, tmp_path: Path, syntax: str, length: int):
+    """Its length has more than 32 bits, so that writers truncate it or leave it undefined."""
+    path = in_file(tmp_path / "file", syntax, image(syntax, length), BIG)
     assert refusals(archive, path) == (TOO_LONG, TOO_LONG)
+
+
+@pytest.mark.parametrize("tag", [0x7FE00008, 0x7FE00009])
+def test_float_pixel_data_of_4_gib_is_refused_too(archive, tmp_path: Path, tag: int):
+    """From a file, and while it arrives."""
+    start = image(EXPLICIT_LITTLE, BIG, tag)
+    path = in_file(tmp_path / "file", EXPLICIT_LITTLE, start, BIG)
+    assert refusals(archive, path) == (TOO_LONG, TOO_LONG)
+    assert arriving(archive, EXPLICIT_LITTLE, start, BIG) == (CHECK_BYTES, TOO_LONG)
+
+
+@pytest.mark.parametrize("syntax", NATIVE_FORMS)
+@pytest.mark.parametrize("length", [BIG, 0xFFFFFFFF], ids=["the rest of its length", "undefined length"])
+def test_native_pixel_data_of_4_gib_is_refused_while_it_arrives(archive, syntax: str, length: int):
+    """The attributes before it say how long it is. Nothing of it is left."""
+    assert arriving(archive, syntax, image(syntax, length), BIG) == (CHECK_BYTES, TOO_LONG)
+    assert is_clean(archive)
+
+
+@pytest.mark.parametrize("length", [BIG, 0xFFFFFFFF], ids=["the rest of its length", "undefined length"])
+def test_without_attributes_it_is_refused_when_4_gib_follow(archive, length: int, monkeypatch):
+    """Or as much as the test takes for it, behind the end that its length says."""
+    most = 128 << 20
+    monkeypatch.setattr(pixel_length, "LONGEST", most)
+    start = image(EXPLICIT_LITTLE, (20 << 20) if length == BIG else length, attributes={})
+    received, why = arriving(archive, EXPLICIT_LITTLE, start, BIG, most=2 * most)
+    assert (received - most <= CHECK_BYTES + (20 << 20), why) == (True, TOO_LONG)
+
+
+@pytest.mark.parametrize("kind", ["compressed", "short"])
+def test_other_pixel_data_is_received_to_its_end(archive, kind: str):
+    """Compressed fragments, and a length that contradicts the attributes, which the archive does not need."""
+    start, syntax = {
+        "compressed": (image(EXPLICIT_LITTLE, 0xFFFFFFFF), JPEG),
+        "short": (image(EXPLICIT_LITTLE, 100 << 20), EXPLICIT_LITTLE),
+    }[kind]
+    assert arriving(archive, syntax, start, BIG, most=100 << 20) == (100 << 20, "")
+
+
+def test_the_longest_pixel_data_may_follow_an_icon(tmp_path: Path):
+    """More than 4 GiB follow the pixel data of the icon."""
+    icon = element(0x00880200, pack("<HHL", 0xFFFE, 0xE000, 10) + element(0x7FE00010, b"ab"))
+    start = data_set(IMPLICIT_LITTLE, icon + pack("<HHL", 0x7FE0, 0x0010, LONGEST))
+    path = in_file(tmp_path / "file", IMPLICIT_LITTLE, start, LONGEST)
+    assert instance_in(path).sop_instance_uid == UID
+
+
+def test_an_instance_is_refused_when_the_disk_fills_while_it_arrives(archive, monkeypatch):
+    """`limits.free_space` is kept free for other programs, not only when an instance begins."""
+    start = image(EXPLICIT_LITTLE, 100 << 20, attributes={})
+    with archive.storage.receive(CT, UID, EXPLICIT_LITTLE) as reception:
+        reception.write(start)
+        monkeypatch.setattr(archive.files, "least_free", 1 << 62)
+        with pytest.raises(StorageUnavailable, match=r"limits\.free_space"):
+            for _ in range(100):
+                reception.write(PIECE)
+    assert is_clean(archive)
+
+
+def test_a_refused_c_store_is_answered_when_it_has_arrived_and_takes_no_space(archive):
+    """The rest is discarded as it arrives; the association goes on (decision 98)."""
+    piece = raw.pdv(1, bytes(1 << 16), command=False, last=False)
+    with Raw(archive.port) as client:
+        client.associate((1, CT, [EXPLICIT_LITTLE]))
+        client.send(store_command(CT, UID), raw.pdv(1, image(EXPLICIT_LITTLE, BIG), command=False, last=False))
+        client.send(*[piece] * 512)
+        eventually(lambda: not is_clean(archive), 60)
+        client.send(*[piece] * 768)
+        eventually(lambda: is_clean(archive), 60)
+        assert not select.select([client.socket], [], [], 0.2)[0]
+        client.send(piece, raw.pdv(1, b"", command=False))
+        response = client.message()
+        assert (response.status, response.text(COMMENT)) == (0xC000, TOO_LONG)
+        client.send(raw.request(raw.C_STORE, 1, CT, 2, data_set(EXPLICIT_LITTLE), [raw.element(0x1000, UID.encode())]))
+        assert client.message().status == 0x0000
 
 
 @pytest.mark.long

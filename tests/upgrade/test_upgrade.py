@@ -1,5 +1,6 @@
 """Archives and backups of earlier versions: started, restored, upgraded and rolled back."""
 
+import hashlib
 import shutil
 import subprocess
 from contextlib import ExitStack
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pacs.archive import Archive
+from pacs.config.sources import from_settings
+from pacs.observability.events import Event, SchemaUpgraded
 from tests.crash.servers import Site
 from tests.databases import KINDS, postgres_database
 from tests.upgrade import STATES, WITH_BACKUPS, Contents, checkout, unpack
@@ -18,6 +22,13 @@ SMALL = 1 << 20
 
 RESTORED_BY_JOURNAL = ("230fff2", "892689e", "49f6a1d", "f5f5b75", "19a4496")
 """The states with a journal that today's code reads. The first journal was laid out otherwise, for a day."""
+
+
+@pytest.fixture
+def older(pacs, tmp_path: Path) -> Place:
+    """An archive whose SQLite index has the first schema."""
+    unpack("892689e", tmp_path)
+    return Place(pacs, f"sqlite:///{tmp_path / 'stopped' / 'pacs.db'}", tmp_path / "stopped" / "files")
 
 
 def after_power_cut(commit: str, folder: Path) -> None:
@@ -46,6 +57,36 @@ def test_an_archive_of_every_earlier_version_serves(pacs, tmp_path: Path, commit
     kind = "stopped" if how == "stopped" else "killed"
     archive = Place(pacs, f"sqlite:///{tmp_path / kind / 'pacs.db'}", tmp_path / kind / "files")
     archive.require(contents[kind], 90)
+
+
+@pytest.mark.parametrize(
+    "command", ["ls studies", "import sent.json", "export out --all", "fsck", "backup out", "reindex"]
+)
+def test_a_command_does_not_upgrade_a_schema(older: Place, tmp_path: Path, command: str):
+    """It names the command that does."""
+    index = older.files.parent / "pacs.db"
+    before = hashlib.sha256(index.read_bytes()).digest()
+    words = [tmp_path / word if word in ("out", "sent.json") else word for word in command.split()]
+    assert "the index has an older schema: run `pacs db upgrade`" in older(*words, status=1)
+    assert hashlib.sha256(index.read_bytes()).digest() == before
+
+
+def test_an_upgrade_is_announced(older: Place):
+    """By `pacs db upgrade`, once."""
+    assert "was upgraded from schema 20261121 to" in older("db", "upgrade")
+    assert "already has schema" in older("db", "upgrade")
+
+
+def test_a_server_that_upgrades_the_schema_logs_it(older: Place):
+    """A second start has nothing to upgrade."""
+    for number in (1, 0):
+        seen: list[Event] = []
+        settings = {"database.url": older.url, "files.url": str(older.files), "server.port": 0, "web.enabled": False}
+        with Archive(from_settings(settings)) as archive:
+            archive.events.subscribe(seen.append)
+            archive.prepare()
+        upgrades = [each for each in seen if isinstance(each, SchemaUpgraded)]
+        assert [each.before for each in upgrades] == ["20261121"] * number
 
 
 @pytest.mark.parametrize("commit", WITH_BACKUPS)

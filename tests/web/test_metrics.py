@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from pacs.errors import AssociationRejected
+from pacs.index import writer
 from pacs.observability.metrics import counters
 from pacs.observability.metrics.counters import Counters
+from pacs.services.maintenance import Maintenance
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import MOVE, identifier
@@ -69,6 +71,22 @@ def test_events_are_counted(tmp_path):
     assert found["pacs_associations_limit"] == 100
     if Path("/proc/self/stat").exists():
         assert found['process_resident_memory_bytes{worker="0"}'] > 0
+
+
+def test_what_the_archive_has_is_shown(tmp_path, monkeypatch):
+    """Also what was there at the start, and without what was deleted; before the first count it is unknown."""
+    monkeypatch.setattr("pacs.services.holdings.INTERVAL", 0.05)
+    with serving(tmp_path) as archive:
+        archive.add(study(series=1, instances=3) + study(series=2, instances=1, number=2))
+    gone = [each.SOPInstanceUID for each in study(series=2, instances=1, number=2)]
+    with serving(tmp_path, {"web.enabled": True, "web.port": 0}) as archive:
+        eventually(lambda: numbers(archive.web_port)["pacs_archive_instances"] == 5)
+        found = numbers(archive.web_port)
+        size = sum(path.stat().st_size for path in (tmp_path / "files").rglob("*.dcm"))
+        assert (found["pacs_archive_studies"], found["pacs_archive_bytes"]) == (2, size)
+        Maintenance(archive.index, archive.files).delete(writer.find_all(archive.index, gone))
+        eventually(lambda: numbers(archive.web_port)["pacs_archive_instances"] == 3)
+        assert numbers(archive.web_port)["pacs_archive_studies"] == 1
 
 
 def test_values_chosen_by_peers_are_no_labels(tmp_path):

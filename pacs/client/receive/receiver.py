@@ -1,6 +1,7 @@
 """The storage SCP of the client: the destination of a C-MOVE."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +17,34 @@ from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
-from pacs.dimse.server.server import Address, DimseServer, Settings
-from pacs.errors import InvalidArgument
+from pacs.dimse.server.rejected_contexts import ContextNotingPolicy
+from pacs.dimse.server.server import Address, AssociationObserver, DimseServer, Settings
+from pacs.errors import InvalidArgument, ProtocolViolation
 from pacs.support.sockets import host_and_port
 
 Handler = Callable[[Association, Message], None]
+
+_LOG = logging.getLogger("pacs")
 
 DRAIN_SECONDS = 1.0
 """Seconds that a sender has to release its association when the receiver stops."""
 
 MAX_ASSOCIATIONS = 16
 """Maximum number of simultaneous associations."""
+
+
+class _ViolationLog(AssociationObserver):
+    """Logs how a sender violated the protocol."""
+
+    def aborted(self, violation: ProtocolViolation, address: tuple[str, int]) -> None:
+        """Log an invalid association request."""
+        _LOG.warning("connection of %s aborted: %s", host_and_port(*address), violation.comment)
+
+    def ended(self, association: Association, counts: Mapping[str, int]) -> None:
+        """Log a violation that ended an association."""
+        if association.violation:
+            sender = f"{association.calling_ae_title}@{host_and_port(*association.address)}"
+            _LOG.warning("association of %s aborted: %s", sender, association.violation)
 
 
 class Listener:
@@ -44,15 +62,17 @@ class Listener:
         peers_provide: Collection[str] = (),
         tls: SSLContext | None = None,
     ) -> None:
-        policy = AcceptorPolicy(
-            access=sender_filter,
-            transfer_syntaxes=KEPT,
-            services=frozenset((VERIFICATION, *services)),
-            peers_provide=frozenset(peers_provide),
-            unknown_sop_classes=True,
+        self._policy = ContextNotingPolicy(
+            AcceptorPolicy(
+                access=sender_filter,
+                transfer_syntaxes=KEPT,
+                services=frozenset((VERIFICATION, *services)),
+                peers_provide=frozenset(peers_provide),
+                unknown_sop_classes=True,
+            )
         )
         settings = Settings(
-            policy=policy,
+            policy=self._policy,
             handlers={CommandField.C_ECHO: _echo, **handlers},
             limits=replace(deadlines.limits, artim=DRAIN_SECONDS, idle=deadlines.response),
             bounds=AssociationBounds(in_all=MAX_ASSOCIATIONS),
@@ -62,7 +82,8 @@ class Listener:
         """The addresses that it listens on."""
         self.sender_filter = sender_filter
         self._requested_port = port
-        self._server = DimseServer([Address(host, port, is_secure=tls is not None) for host in hosts], settings)
+        addresses = [Address(host, port, is_secure=tls is not None) for host in hosts]
+        self._server = DimseServer(addresses, settings, observer=_ViolationLog())
 
     def __enter__(self) -> "Listener":
         """Start listening. Raises InvalidArgument if the address is not available."""
@@ -83,6 +104,11 @@ class Listener:
     def port(self) -> int:
         """The port that it listens on."""
         return self._server.port
+
+    @property
+    def rejected_contexts(self) -> str:
+        """The SOP Classes and transfer syntaxes that senders proposed in vain, '' if there were none."""
+        return self._policy.rejected
 
     @property
     def is_busy(self) -> bool:
@@ -111,6 +137,11 @@ class Receiver:
     def arrived(self) -> tuple[Path, ...]:
         """The files of the instances that have arrived, in order of arrival."""
         return self._store_scp.paths
+
+    @property
+    def refused(self) -> str:
+        """The reasons for which instances were refused, with the first instance of each, '' if there were none."""
+        return self._store_scp.refusals
 
     def wait_for(self, count: int, timeout: float) -> bool:
         """Wait at most `timeout` seconds for this number of instances; return whether they have arrived."""

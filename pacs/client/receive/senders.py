@@ -8,6 +8,7 @@ from typing import Literal
 from pacs.client.peer import Peer
 from pacs.dimse.association.establishment import CallingAE
 from pacs.errors import CalledTitleUnknown, CallerUnknown, DestinationUnreachable, InvalidArgument
+from pacs.support.name_lookup import resolved
 
 Senders = Literal["peer", "anyone"] | Collection[str]
 """Allowed senders: the peer alone, from any address of its host; anyone; or the peer and these addresses or networks.
@@ -101,7 +102,7 @@ def _local_address(family: int, host: str) -> str:
 def _addresses(peer: Peer) -> list[tuple[int, str]]:
     """Return the family and address of each address of a peer. Raises DestinationUnreachable."""
     try:
-        found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+        found = resolved(peer.host, peer.port, peer.deadlines.connect)
     except OSError:
         raise DestinationUnreachable("The peer cannot be reached: unknown host") from None
     return [(each[0], str(each[4][0])) for each in found]

@@ -4,6 +4,7 @@ The file is `<to>/<Study Instance UID>/<Series Instance UID>/<SOP Instance UID>.
 else that a peer sends becomes part of a path.
 """
 
+import logging
 import threading
 import time
 import uuid
@@ -25,7 +26,7 @@ from pacs.client.receive.uid_peek import (
     peek_uids,
 )
 from pacs.dicom import part10
-from pacs.dicom.header import read_header
+from pacs.dicom.header import Header, read_attributes, read_header
 from pacs.dicom.values import is_uid
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
@@ -40,6 +41,8 @@ from pacs.errors import (
     SOPClassMismatch,
     StorageUnavailable,
 )
+
+_LOG = logging.getLogger("pacs")
 
 PROGRESS_BYTES = 1 << 20
 """Bytes of a data set between two signs of progress."""
@@ -66,6 +69,9 @@ class Arrivals:
     repeated: int
     """Number of repetitions with the same content on the same association."""
     unasked: int
+    """Number of instances that were refused because they were not requested."""
+    refused: int
+    """Number of instances that were refused for other reasons."""
     bytes: int
     last: float
 
@@ -107,10 +113,12 @@ class StoreSCP:
         self._paths: dict[Path, _ReceivedFile] = {}
         self._uids: set[str] = set()
         self._conflicts: dict[str, None] = {}
-        self._refusals: dict[str, str] = {}
+        self._refusals: dict[str, tuple[str, int]] = {}
+        """The UID of the first refused instance and the number of instances, by reason."""
         self._bytes = 0
         self._repeated = 0
         self._unasked = 0
+        self._refused = 0
         self._last = time.monotonic()
         self._problem: StorageUnavailable | None = None
         _make_folder(to)
@@ -139,13 +147,13 @@ class StoreSCP:
     def refusals(self) -> str:
         """The reasons for which instances were refused, with the first instance of each, '' if there were none."""
         with self._state:
-            return "; ".join(f"instance {uid} was refused here: {why}" for why, uid in self._refusals.items())
+            return "; ".join(f"{_named(*refused)} refused here: {why}" for why, refused in self._refusals.items())
 
     @property
     def arrivals(self) -> Arrivals:
         """The current counts; bytes are counted while they arrive."""
         with self._state:
-            return Arrivals(len(self._paths), self._repeated, self._unasked, self._bytes, self._last)
+            return Arrivals(len(self._paths), self._repeated, self._unasked, self._refused, self._bytes, self._last)
 
     def check(self) -> None:
         """Raise StorageUnavailable if an instance could not be written to the folder."""
@@ -180,9 +188,12 @@ class StoreSCP:
         association.send(message.context.id, response)
 
     def _add_refusal(self, uid: str, error: PacsError) -> None:
+        _LOG.info("instance %s refused: %s", uid, error.comment)
         with self._state:
-            if len(self._refusals) < MAX_REFUSALS:
-                self._refusals.setdefault(error.comment, uid)
+            self._refused += not isinstance(error, NotAuthorized)
+            if error.comment in self._refusals or len(self._refusals) < MAX_REFUSALS:
+                first, count = self._refusals.get(error.comment, (uid, 0))
+                self._refusals[error.comment] = first, count + 1
 
     def _receive(self, association: Association, message: Message) -> None:
         """Write the instance of a request. Raises PacsError if it cannot be kept."""
@@ -212,8 +223,11 @@ class StoreSCP:
 
     def _check_requested(self, found: Mapping[str, str]) -> None:
         """Check the UIDs that are known so far. Raises NotAuthorized."""
-        if any(uid not in self._requested.get(keyword, (uid,)) for keyword, uid in found.items()):
-            raise NotAuthorized("This instance is not among those that were asked for")
+        for keyword, uid in found.items():
+            if uid not in self._requested.get(keyword, (uid,)):
+                raise NotAuthorized(
+                    f"This instance is not among those that were asked for; its {keyword} is {uid or 'empty'}"
+                )
 
     def _save(
         self, association: Association, message: Message, pieces: Iterator[Buffer], *, is_requested: bool
@@ -275,11 +289,13 @@ class StoreSCP:
 
         Raises UndecodableDataSet, SOPClassMismatch, MissingUID, NotAuthorized.
         """
-        file.seek(0)
-        header = read_header(file, part10.read_file_meta(file).transfer_syntax)
+        header = _header_of(file)
         named = message.command.affected_sop_class_uid, message.command.affected_sop_instance_uid
         if (header.sop_class_uid, header.sop_instance_uid) != named:
-            raise SOPClassMismatch("The data set and the request name different SOP Instances")
+            raise SOPClassMismatch(
+                "The data set and the request name different SOP Instances; the data set is "
+                f"{header.sop_instance_uid} of SOP Class {header.sop_class_uid}"
+            )
         uids = (header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid)
         path = path_of(self._to, *uids)
         self._check_requested(dict(zip(LEVEL_UIDS, uids, strict=True)))
@@ -325,6 +341,25 @@ class StoreSCP:
         self._last = time.monotonic()
         self._state.notify_all()
         self._on_arrival()
+
+
+def _named(uid: str, count: int) -> str:
+    """Return the subject of a sentence about refused instances."""
+    return f"instance {uid} was" if count == 1 else f"{count} instances, such as {uid}, were"
+
+
+def _header_of(file: BinaryIO) -> Header:
+    """Return the header of a complete file. Raises UndecodableDataSet, and MissingUID with the invalid values."""
+    file.seek(0)
+    syntax = part10.read_file_meta(file).transfer_syntax
+    start = file.tell()
+    try:
+        return read_header(file, syntax)
+    except MissingUID as error:
+        file.seek(start)
+        values = [str(each.value) for each in read_attributes(file, syntax, error.tags) if each.value]
+        found = f"; found {', '.join(map(repr, values))}" if values else ""
+        raise MissingUID(f"{error.comment}{found}", error.tags) from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,11 +1,12 @@
 """Reads a volume as a SimpleITK image. SimpleITK decodes the pixels; this package determines the order."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacs.client.series.planes import Plane, Volume, distance_along_normal, number_of, value_of
-from pacs.errors import NotAVolume
+from pacs.client.series.planes import Plane, Volume, distance_along_normal, value_of
+from pacs.errors import NotAVolume, PackageMissing
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -13,13 +14,10 @@ if TYPE_CHECKING:
 _SCALES = ("RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation")
 
 
-def is_readable() -> bool:
-    """Return whether SimpleITK is installed."""
-    try:
-        import SimpleITK  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def check_installed() -> None:
+    """Raise PackageMissing without SimpleITK."""
+    if find_spec("SimpleITK") is None:
+        raise PackageMissing("load_series needs SimpleITK: run `pip install SimpleITK`, or use load_datasets")
 
 
 def read_image(volume: Volume) -> "SimpleITK.Image":
@@ -44,13 +42,7 @@ def _read(planes: Sequence[Plane]) -> "SimpleITK.Image":
     """Read one file per slice, or one multi-frame file without functional groups."""
     import SimpleITK
 
-    several = [each for each in planes if number_of(each.header, "NumberOfFrames") > 1]
-    if several:
-        if len(planes) > 1:
-            raise NotAVolume(
-                f"{len(several)} of {len(planes)} instances have several frames without positions: add "
-                "InstanceNumber or SOPInstanceUID to the keys, or use as_datasets=True"
-            )
+    if planes[0].unplaced_frames:
         return SimpleITK.ReadImage(planes[0].path, imageIO="GDCMImageIO")
     reader = SimpleITK.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
@@ -88,7 +80,7 @@ def _type_of(path: Path) -> int:
 
 
 def _joined(planes: Sequence[Plane]) -> "SimpleITK.Image":
-    """Read frames of enhanced instances in the order of the planes; geometry comes from the functional groups."""
+    """Read frames in the order of the planes, with the geometry of the planes."""
     import SimpleITK
 
     _check_scales(planes)
@@ -118,12 +110,12 @@ def _check_scales(planes: Sequence[Plane]) -> None:
         own = [plane for plane in planes if plane.path == path]
         scales = {tuple(str(value_of(each.header, keyword)) for keyword in _SCALES) for each in own}
         if len(scales) > 1:
-            raise NotAVolume("The frames have different RescaleSlope or RescaleIntercept: use as_datasets=True")
+            raise NotAVolume("The frames have different RescaleSlope or RescaleIntercept: use load_datasets")
 
 
 def _place(image: "SimpleITK.Image", planes: Sequence[Plane], thickness: float) -> None:
     first, last = planes[0], planes[-1]
-    between_rows, between_columns = first.spacing
+    between_rows, between_columns = first.spacing or (1.0, 1.0)
     if first.position is None or first.orientation is None:
         image.SetSpacing((between_columns, between_rows, 1.0))
         return

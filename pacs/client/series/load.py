@@ -1,4 +1,4 @@
-"""`load_series`: retrieve the one matching series as an image."""
+"""`load_series` and `load_datasets`: retrieve the one matching series as an image, or as data sets."""
 
 import warnings
 from collections import Counter
@@ -21,10 +21,11 @@ from pacs.client.peer import Peer, peer_of
 from pacs.client.receive.senders import Senders
 from pacs.client.retrieving import get
 from pacs.client.series.decompression import decompress
-from pacs.client.series.images import is_readable, read_image
+from pacs.client.series.frames import read_planes
+from pacs.client.series.images import check_installed, read_image
 from pacs.client.series.match import Candidate, SeriesFinder, SeriesKeys
-from pacs.client.series.planes import Volume, build_volume, read_planes
-from pacs.client.series.volumes import check_volume
+from pacs.client.series.planes import Volume, build_volume
+from pacs.client.series.volumes import check_volume, without_positions
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import (
     AmbiguousSeries,
@@ -44,6 +45,10 @@ class LeftOut(UserWarning):
     """Images of the series do not belong to the volume and were left out."""
 
 
+class WithoutPositions(UserWarning):
+    """The images have no positions; the third axis of the image is their order, not a distance."""
+
+
 class StillCompressed(UserWarning):
     """The pixel data of some data sets could not be decompressed, and is as it was received."""
 
@@ -56,7 +61,6 @@ def load_series(
     series_description: str | None = None,
     modality: str | None = None,
     to: Path | str | None = None,
-    as_datasets: bool = False,
     on_progress: OnProgress | None = None,
     ae_title: str | None = None,
     host: str = "",
@@ -64,21 +68,64 @@ def load_series(
     wait: float = 10.0,
     senders: Senders = "peer",
     **keys: Any,
-) -> "SimpleITK.Image | list[Dataset]":
-    """Return the one matching series as a SimpleITK image, or as data sets in the order of the slices.
+) -> "SimpleITK.Image":
+    """Return the one matching series as a SimpleITK image (the extra `itk`).
 
     `keys` are further keys by keyword, matched as in a C-FIND (wild cards, ranges, lists). Keys that the PACS does not
     match are compared here. Keys at IMAGE level (EchoTime=10) select images of the series. The series is retrieved as
     by `fetch`, with the same arguments, to a temporary folder or to `to`. Slices are ordered by position along their
-    normal, or by Instance Number if they have no positions. With `as_datasets`, or if SimpleITK (the extra `itk`) is
-    not installed, the result is a list of all data sets; those outside the volume come last, and nothing is checked.
-    Compressed images are decompressed for both, in a temporary folder; the received files stay as they are.
+    normal, or by Instance Number if they have no positions. Compressed images are decompressed in a temporary folder;
+    the received files stay as they are.
 
-    Warns LeftOut about images whose orientation or size differs from most, and StillCompressed about data sets that
-    cannot be decompressed. Raises InvalidArgument, NothingFound, AmbiguousSeries if several series match,
-    TooManyMatches for too many studies, NotAVolume for missing slices, sheared stacks, several slices at one position
-    or images that cannot be decompressed, and otherwise as `find` and `fetch`.
+    Warns LeftOut about images whose orientation or size differs from most, and WithoutPositions about several images
+    without positions. Raises PackageMissing without SimpleITK, InvalidArgument, NothingFound, AmbiguousSeries if
+    several series match, TooManyMatches for too many studies, NotAVolume for what is no volume (missing slices, sheared
+    stacks, several slices at one position, unknown distances) or cannot be decompressed, and otherwise as `find` and
+    `fetch`.
     """
+    check_installed()
+    wanted = _wanted(patient_id, study_date, series_description, modality, **keys)
+    how = {"ae_title": ae_title, "host": host, "port": port, "wait": wait, "senders": senders}
+    with _retrieved(peer, wanted, to, on_progress, how) as volume:
+        return _image(volume)
+
+
+def load_datasets(
+    peer: Peer | str,
+    *,
+    patient_id: str | None = None,
+    study_date: str | date | None = None,
+    series_description: str | None = None,
+    modality: str | None = None,
+    to: Path | str | None = None,
+    on_progress: OnProgress | None = None,
+    ae_title: str | None = None,
+    host: str = "",
+    port: int = 0,
+    wait: float = 10.0,
+    senders: Senders = "peer",
+    **keys: Any,
+) -> list[Dataset]:
+    """Return the one matching series as pydicom data sets, in the order of the slices; the arguments of `load_series`.
+
+    Nothing is refused: images that are no part of a volume come last. Compressed pixel data is decompressed; `filename`
+    is that of the received file. Warns StillCompressed about data sets that cannot be decompressed. Raises as
+    `load_series`, but neither PackageMissing nor NotAVolume.
+    """
+    wanted = _wanted(patient_id, study_date, series_description, modality, **keys)
+    how = {"ae_title": ae_title, "host": host, "port": port, "wait": wait, "senders": senders}
+    with _retrieved(peer, wanted, to, on_progress, how) as volume:
+        return _datasets(volume.paths)
+
+
+def _wanted(
+    patient_id: str | None,
+    study_date: str | date | None,
+    series_description: str | None,
+    modality: str | None,
+    **keys: Any,
+) -> SeriesKeys:
+    """Return all keys. Raises InvalidArgument."""
     day = study_date.strftime("%Y%m%d") if isinstance(study_date, date) else study_date
     named = {
         "PatientID": patient_id,
@@ -89,15 +136,21 @@ def load_series(
     given = {keyword: value for keyword, value in named.items() if value}
     if twice := sorted(given.keys() & keys):
         raise InvalidArgument(f"{', '.join(twice)} is given twice")
-    series_keys = _check_keys(SeriesKeys.of(given | keys))
+    if "as_datasets" in keys:
+        raise InvalidArgument("load_series has no as_datasets: use client.load_datasets")
+    return _check_keys(SeriesKeys.of(given | keys))
+
+
+@contextmanager
+def _retrieved(
+    peer: Peer | str, wanted: SeriesKeys, to: Path | str | None, on_progress: OnProgress | None, how: dict[str, Any]
+) -> Iterator[Volume]:
+    """Retrieve the one matching series and yield its planes; `how` are further arguments of `fetch`."""
     peer = peer_of(peer)
     with _folder_for(to) as folder:
-        archive = _Archive(
-            peer, partial(fetch, peer, ae_title=ae_title, host=host, port=port, wait=wait, senders=senders)
-        )
-        chosen = archive.find_one(series_keys)
-        retrieved = archive.retrieve(chosen, folder, on_progress)
-        return _load(retrieved.paths, series_keys, as_datasets=as_datasets or not is_readable())
+        archive = _Archive(peer, partial(fetch, peer, **how))
+        retrieved = archive.retrieve(archive.find_one(wanted), folder, on_progress)
+        yield _volume(retrieved.paths, wanted)
 
 
 def _check_keys(series_keys: SeriesKeys) -> SeriesKeys:
@@ -193,21 +246,13 @@ class _Archive:
 # --- result ------------------------------------------------------------------------------------------------------
 
 
-def _load(paths: tuple[Path, ...], series_keys: SeriesKeys, *, as_datasets: bool) -> "SimpleITK.Image | list[Dataset]":
-    image_keys = series_keys.at(QueryLevel.IMAGE)
-    planes = [
-        each
-        for each in read_planes(paths, [key.attribute.tag for key in image_keys])
-        if series_keys.matches_image(each.header)
-    ]
-    if not planes:
+def _volume(paths: tuple[Path, ...], series_keys: SeriesKeys) -> Volume:
+    """Return the planes that match the image keys, in order. Raises NothingFound."""
+    planes = read_planes(paths, [key.attribute.tag for key in series_keys.at(QueryLevel.IMAGE)])
+    matching = [each for each in planes if series_keys.matches_image(each.header)]
+    if not matching:
         raise NothingFound(f"None of the {len(paths)} instances of the series matches the image keys")
-    volume = build_volume(planes)
-    if as_datasets:
-        return _datasets(volume.paths)
-    if left_out := check_volume(volume):
-        warnings.warn(LeftOut(left_out), stacklevel=3)
-    return _image(volume)
+    return build_volume(matching)
 
 
 def _datasets(paths: tuple[Path, ...]) -> list[Dataset]:
@@ -218,15 +263,19 @@ def _datasets(paths: tuple[Path, ...]) -> list[Dataset]:
         dataset.filename = str(path)
     for reason, count in Counter(decompressed.failed.values()).items():
         warnings.warn(
-            StillCompressed(f"{count} of {len(paths)} data sets are not decompressed: {reason}"), stacklevel=4
+            StillCompressed(f"{count} of {len(paths)} data sets are not decompressed: {reason}"), stacklevel=3
         )
     return found
 
 
 def _image(volume: Volume) -> "SimpleITK.Image":
+    if left_out := check_volume(volume):
+        warnings.warn(LeftOut(left_out), stacklevel=3)
+    if unplaced := without_positions(volume):
+        warnings.warn(WithoutPositions(unplaced), stacklevel=3)
     with _folder_for(None) as folder:
         decompressed = decompress([plane.path for plane in volume.planes], folder)
         for path, reason in decompressed.failed.items():
-            raise NotAVolume(f"{path.name} cannot be decompressed ({reason}): use as_datasets=True")
+            raise NotAVolume(f"{path.name} cannot be decompressed ({reason}): use load_datasets")
         planes = (replace(plane, path=decompressed.path_of(plane.path)) for plane in volume.planes)
         return read_image(Volume(tuple(planes)))

@@ -1,18 +1,17 @@
 """The planes of a series, sorted by position.
 
-A plane is a single-frame instance or a frame of an enhanced multi-frame instance. Its position is Image Position
+A plane is a single-frame instance or a frame of a multi-frame instance (`frames.py`). Its position is Image Position
 (Patient) projected on the normal of Image Orientation (Patient) (PS3.3 C.7.6.2.1.1). Instance Numbers and file names
 are no substitute for it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
-from pydicom.datadict import tag_for_keyword
+from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 Vector = tuple[float, ...]
@@ -22,23 +21,8 @@ PARALLEL = 1e-3
 SAME_POSITION_MM = 1e-3
 """Millimetres within which two images are at one position."""
 
-_GEOMETRY = ("Rows", "Columns", "SamplesPerPixel", "FrameOfReferenceUID", "PixelSpacing", "ImageOrientationPatient")
+GEOMETRY = ("Rows", "Columns", "SamplesPerPixel", "FrameOfReferenceUID", "PixelSpacing", "ImageOrientationPatient")
 """Attributes that the images of one volume have in common."""
-DIFFERENCES = (
-    "EchoTime", "EffectiveEchoTime", "EchoNumbers", "AcquisitionNumber", "TemporalPositionIdentifier",
-    "TemporalPositionIndex", "TriggerTime", "NominalPercentageOfCardiacPhase", "NominalCardiacTriggerDelayTime",
-    "CardiacCyclePosition", "DiffusionBValue", "DiffusionGradientOrientation", "InversionTime", "RepetitionTime",
-    "FlipAngle", "StackID", "ImageType", "FrameType", "ComplexImageComponent", "ReconstructionDiameter",
-    "ConvolutionKernel", "FrameReferenceTime", "AcquisitionDateTime", "AcquisitionTime", "ContentTime", "KVP",
-    "SOPClassUID", "InstanceNumber",
-)  # fmt: skip
-"""Attributes in which images at one position may differ; the first that distinguishes them is reported."""
-_FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames")
-_OTHERS = (
-    "SpecificCharacterSet", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "BitsStored",
-    "PixelRepresentation", "SOPInstanceUID",
-)  # fmt: skip
-_READ = [*_GEOMETRY, *DIFFERENCES, *_FRAMES, *_OTHERS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +42,9 @@ class Plane:
     @classmethod
     def of(cls, path: Path, frame: int | None, header: Dataset) -> "Plane":
         """Return the plane that a header describes."""
-        geometry = tuple(_comparable(value_of(header, keyword)) for keyword in _GEOMETRY)
-        orientation = _numbers(header, "ImageOrientationPatient", 6)
-        position = _numbers(header, "ImagePositionPatient", 3) if orientation is not None else None
+        geometry = tuple(_comparable(value_of(header, keyword)) for keyword in GEOMETRY)
+        orientation = numbers_of(header, "ImageOrientationPatient", 6)
+        position = numbers_of(header, "ImagePositionPatient", 3) if orientation is not None else None
         return cls(path, frame, header, geometry, position, orientation)
 
     @property
@@ -71,9 +55,16 @@ class Plane:
         return (b * f - c * e, c * d - a * f, a * e - b * d)
 
     @property
-    def spacing(self) -> Vector:
-        """Pixel Spacing: between rows, between columns, in millimetres."""
-        return _numbers(self.header, "PixelSpacing", 2) or (1.0, 1.0)
+    def spacing(self) -> Vector | None:
+        """Pixel Spacing: between rows, between columns, in millimetres; None if it is missing or not positive."""
+        found = numbers_of(self.header, "PixelSpacing", 2)
+        return found if found is not None and min(found) > 0 else None
+
+    @property
+    def unplaced_frames(self) -> int:
+        """The number of frames of a file whose frames have no positions of their own, otherwise 0."""
+        frames = number_of(self.header, "NumberOfFrames")
+        return frames if self.frame is None and frames > 1 else 0
 
     @property
     def is_image(self) -> bool:
@@ -87,7 +78,7 @@ class Plane:
 
     def difference_from(self, other: "Plane") -> str | None:
         """Return the keyword of the first difference, None if both planes can belong to one volume."""
-        for keyword, mine, theirs in zip(_GEOMETRY, self.geometry, other.geometry, strict=True):
+        for keyword, mine, theirs in zip(GEOMETRY, self.geometry, other.geometry, strict=True):
             if mine != theirs and not _is_near(mine, theirs):
                 return keyword
         return None if (self.position is None) == (other.position is None) else "ImagePositionPatient"
@@ -111,37 +102,7 @@ class Volume:
         return self.planes[0].position is not None
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
-
-
-def read_planes(paths: Iterable[Path], keywords: Iterable[Any] = ()) -> list[Plane]:
-    """Return the planes in these files, without pixels; `keywords` (or tags) are read in addition."""
-    tags = [*(tag_for_keyword(keyword) for keyword in _READ), *keywords]
-    return list(chain.from_iterable(_planes(path, tags) for path in paths))
-
-
-def _planes(path: Path, tags: list[Any]) -> Iterator[Plane]:
-    header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    frames = header.get("PerFrameFunctionalGroupsSequence")
-    if not frames:
-        yield Plane.of(path, None, header)
-        return
-    shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    common = Dataset({tag: header[tag] for tag in header.keys() if header[tag].VR != "SQ"})  # noqa: SIM118
-    _flatten(shared[0], common)
-    for number, groups in enumerate(frames):
-        own = Dataset(dict(common.items()))
-        _flatten(groups, own)
-        yield Plane.of(path, number, own)
-
-
-def _flatten(groups: Dataset, into: Dataset) -> None:
-    """Copy the elements of functional groups and of the sequences in them to one level; no keyword has two meanings."""
-    for element in groups:
-        if element.VR != "SQ":
-            into[element.tag] = element
-        elif len(element.value) == 1:
-            _flatten(element.value[0], into)
+# --- values ------------------------------------------------------------------------------------------------------
 
 
 def value_of(header: Dataset, keyword: str) -> Any:
@@ -158,7 +119,7 @@ def number_of(header: Dataset, keyword: str) -> int:
     return int(found) if isinstance(found, int) else 0
 
 
-def _numbers(header: Dataset, keyword: str, count: int) -> Vector | None:
+def numbers_of(header: Dataset, keyword: str, count: int) -> Vector | None:
     """Return the values of an attribute with this many numbers, otherwise None."""
     value = _comparable(value_of(header, keyword))
     return value if isinstance(value, tuple) and len(value) == count else None

@@ -71,6 +71,8 @@ class CheckedServer:
     port: int
     calling: str = "PACSRUN"
     timeout: float = 10.0
+    identity: bytes = field(default=b"", repr=False)
+    """The User Identity sub-item of each association request that has no other, b"" for none."""
 
     def __str__(self) -> str:
         return f"{self.ae_title}@{self._address}"
@@ -102,6 +104,7 @@ class CheckedServer:
         `options` are fields of `AssociateRequest`. Raises Unreachable, AssociateRejected, NoResponse, Malformed.
         """
         pairs = [(each, (wire.IMPLICIT,)) if isinstance(each, str) else each for each in contexts]
+        options = {"more": self.identity} | options
         request = AssociateRequest(pairs, called or self.ae_title, self.calling, **options)
         connection = self.connect()
         try:

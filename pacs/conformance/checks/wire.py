@@ -164,6 +164,16 @@ class AssociateRequest:
         return associate_rq(numbered, **names, user=user, version=self.version)
 
 
+def user_identity(user: str = "", passcode: str = "", token: str = "") -> bytes:
+    """Return the User Identity sub-item (PS3.7 D.3.3.7.1) of a user, b"" without one."""
+    if not (user or token):
+        return b""
+    kind = 5 if token else 2 if passcode else 1
+    primary, secondary = (token or user).encode(), passcode.encode()
+    lengths = (struct.pack(">H", len(each)) + each for each in (primary, secondary))
+    return item(0x58, bytes([kind, 0]) + b"".join(lengths))
+
+
 @dataclass
 class AssociateAccept:
     """The content of an A-ASSOCIATE-AC."""

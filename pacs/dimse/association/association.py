@@ -21,7 +21,7 @@ from typing import Literal, NoReturn
 from pacs.dicom.matching_mode import Negotiated
 from pacs.dimse.association import cancel_monitor
 from pacs.dimse.association.extended_negotiation import negotiated
-from pacs.dimse.association.incoming_messages import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Incoming
+from pacs.dimse.association.incoming_messages import ABORTED_HERE, LOST, RELEASED, TIMEOUT, VIOLATION, Incoming
 from pacs.dimse.association.scp_requests import ScpRequests
 from pacs.dimse.messages.message import Buffer, Command, CommandField, Message, p_data
 from pacs.dimse.upper.upper_layer import UpperLayer
@@ -163,6 +163,16 @@ class Association:
     def ended_by(self) -> str | None:
         """How the association ended (`incoming.RELEASED`, `ABORTED`, `LOST`, ...), None before its end."""
         return self._incoming.ended_by
+
+    @property
+    def violation(self) -> str:
+        """What violated the protocol: the PDU or message, the side that sent it, and its bytes; '' without one."""
+        return self._upper.violation
+
+    @property
+    def end_reason(self) -> str:
+        """How the association ended, for a sentence."""
+        return "; ".join(filter(None, (self.ended_by or RELEASED, self.violation)))
 
     @property
     def is_established(self) -> bool:
@@ -376,6 +386,13 @@ class Association:
         """Release the association and close it; abort it when the peer does not answer in time."""
         began = time.monotonic()
         deadline = began + (self.limits.negotiation if timeout is None else timeout)
+        try:
+            self._release(began, deadline)
+        finally:  # after a KeyboardInterrupt too
+            self.close()
+
+    def _release(self, began: float, deadline: float) -> None:
+        """Request the release, and wait until the peer has answered or `deadline`."""
         with self._lock:
             self._confirm_release()
             if self.is_established:
@@ -386,7 +403,6 @@ class Association:
                     self._incoming.discard(deadline)
                 if self.ended_by is None:
                     self._await_bytes(began, deadline)
-        self.close()
 
     def abort(self) -> None:
         """Abort the association (A-ABORT). Any thread may call this; it wakes the owner."""
@@ -398,6 +414,14 @@ class Association:
                 self._lock.release()
         if threading.get_ident() != self._owner:
             self._upper.wire.shut_down()
+
+    def violated(self, message: Message, what: str) -> AssociationLost:
+        """Abort the association because a message violates the protocol as `what` says. Return the error to raise."""
+        with self._lock:
+            self._upper.note_violation(what, message.command.name)
+            self._incoming.end(VIOLATION)
+        self.abort()
+        return self._over()
 
     def close(self) -> None:
         """Close the socket; abort the association first if it is not over. Only for its owner.
@@ -456,4 +480,4 @@ class Association:
             raise self._over()
 
     def _over(self) -> AssociationLost:
-        return AssociationLost(f"The association is over: {self.ended_by or RELEASED}")
+        return AssociationLost(f"The association is over: {self.end_reason}")

@@ -15,18 +15,27 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.upper.rejections import PROTOCOL_VERSION_NOT_SUPPORTED, Rejection, rejecting, rejection, rejection_for
 from pacs.dimse.upper.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
-from pacs.dimse.upper.user_information import SMALLEST_PDU, Agreement, Proposal, confirmed, propose
+from pacs.dimse.upper.user_information import (
+    SMALLEST_PDU,
+    Agreement,
+    AssociateRequest,
+    Proposal,
+    UserIdentity,
+    confirmed,
+    propose,
+)
 from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import (
     AssociationLost,
     AssociationRejected,
-    Cancelled,
     DestinationUnreachable,
     EncryptionFailed,
     OutOfResources,
     PeerTimeout,
+    PeerUnreachable,
     ProtocolViolation,
 )
+from pacs.support.name_lookup import resolved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,11 +192,12 @@ def request(
     wait_context: WaitContext | None = None,
     protection: Protection | None = None,
     listens_within: float = 0.0,
+    user_identity: UserIdentity | None = None,
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
-    With `lenient_roles` an acceptor that does not answer them has accepted them. A refused connection is attempted
-    again for `listens_within` seconds.
+    With `lenient_roles` an acceptor that does not answer them has accepted them. For `listens_within` seconds a peer that
+    cannot be reached is called again.
     At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
     as soon as the cancellation of `wait_context` is requested.
     """
@@ -199,6 +209,7 @@ def request(
         roles=roles or {},
         extended=extended or {},
         max_pdu=limits.max_pdu,
+        user_identity=user_identity,
     )
     connection = _connect(host, port, time.monotonic() + limits.connect, wait_context, listens_within)
     upper = UpperLayer(
@@ -237,7 +248,7 @@ def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_con
 
 def _agreed(
     upper: UpperLayer,
-    proposal: A_ASSOCIATE,
+    proposal: AssociateRequest,
     deadline: float,
     wait_context: WaitContext | None,
     *,
@@ -248,7 +259,7 @@ def _agreed(
     try:
         answer = _indication(upper, deadline, wait_context)
     except PeerTimeout:
-        raise DestinationUnreachable("The peer does not answer the association request") from None
+        raise PeerUnreachable("The peer does not answer the association request") from None
     if upper.violation:
         raise DestinationUnreachable(f"The association was aborted here; {upper.violation}")
     if not isinstance(answer, A_ASSOCIATE):
@@ -288,19 +299,22 @@ BETWEEN_ATTEMPTS = 0.02
 def _connect(
     host: str, port: int, deadline: float, wait_context: WaitContext | None, listens_within: float
 ) -> socket.socket:
-    """Connect to a peer; attempt it again while it refuses. Raises DestinationUnreachable, Cancelled."""
+    """Connect to a peer; attempt it again while it cannot be reached. Raises DestinationUnreachable, Cancelled."""
     patience = time.monotonic() + listens_within
-    while not isinstance(found := _first_accepting(host, port, deadline, wait_context), socket.socket):
-        if found != os.strerror(errno.ECONNREFUSED) or time.monotonic() >= patience:
-            raise DestinationUnreachable(f"The peer cannot be reached: {found}"[:64])
+    while True:
+        try:
+            return _connect_once(host, port, deadline, wait_context)
+        except PeerUnreachable:
+            if time.monotonic() >= patience:
+                raise
         time.sleep(BETWEEN_ATTEMPTS)
-    return found
 
 
-def _first_accepting(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket | str:
-    """Connect to the first address of `host` that accepts. Return the failure if there is none. Raises Cancelled."""
-    why = "unknown host"
-    for family, address in _addresses(host, port):
+def _connect_once(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
+    """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
+    why, has_address = "unknown host", False
+    for family, address in _addresses(host, port, deadline):
+        has_address = True
         try:
             connection = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
@@ -308,23 +322,24 @@ def _first_accepting(host: str, port: int, deadline: float, wait_context: WaitCo
             continue
         try:
             failure = _attempt(connection, address, deadline, wait_context)
-        except Cancelled:
+        except BaseException:  # Cancelled, KeyboardInterrupt
             connection.close()
             raise
         if failure == 0:
             return connection
         connection.close()
         why = os.strerror(failure)
-    return why
+    kind = PeerUnreachable if has_address else DestinationUnreachable
+    raise kind(f"The peer cannot be reached: {why}"[:64])
 
 
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
-def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
+def _addresses(host: str, port: int, deadline: float) -> list[tuple[int, _Address]]:
     """Return family and address of each address of `host`; none for an unknown host."""
     try:
-        return [(each[0], each[4]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        return [(each[0], each[4]) for each in resolved(host, port, deadline - time.monotonic())]
     except OSError:
         return []
 

@@ -10,7 +10,17 @@ from collections.abc import Iterator, Mapping
 
 from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT, A_RELEASE
 
-from pacs.dimse.messages.message import COMMAND, PDV, Assembler, CommandField, Message, Pull, pdvs
+from pacs.dimse.messages.message import (
+    COMMAND,
+    DATA_SET_WAS_DUE,
+    PDV,
+    Assembler,
+    CommandField,
+    Message,
+    Pull,
+    invalid_pdv,
+    pdvs,
+)
 from pacs.dimse.upper.upper_layer import (
     AWAITING_CLOSE,
     COLLISION_ACCEPTOR_DONE,
@@ -111,7 +121,7 @@ class Incoming:
             if pdv is not None:
                 context_id, control, fragment = pdv
                 if control & COMMAND:
-                    raise ProtocolViolation("A command came where the rest of a data set was due")
+                    raise invalid_pdv(context_id, control, DATA_SET_WAS_DUE)
                 self._assembler.data(context_id, control)
                 return fragment
         return None
@@ -179,7 +189,7 @@ class Incoming:
         """Act on a release request or its confirmation; both sides may request at once (PS3.8 7.2.2.7)."""
         if self._upper.state == RELEASE_INDICATED:
             if self._assembler.has_partial_message:
-                raise ProtocolViolation("A release came where the rest of a message was due")
+                raise ProtocolViolation("it came where the rest of a message was due")
             self.release_indicated = True
             self._cancel_all(RELEASED)
         elif self._upper.state == COLLISION_REQUESTOR:
@@ -224,8 +234,9 @@ class _Guard:
         """Do nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        if kind is None or not issubclass(kind, ProtocolViolation):
+        if not isinstance(error, ProtocolViolation):
             return False
+        self._upper.note_violation(error.comment)
         self._upper.abort(INVALID_PARAMETER_VALUE)
         self._incoming.end(VIOLATION)
         return True

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import overload
 
+from pacs.dimse.upper.pdus import shown
 from pacs.errors import ProtocolViolation
 
 Value = int | str | tuple[int, ...]
@@ -55,7 +56,7 @@ _MESSAGE_ID = 0x0110
 _RESPONDING_TO = 0x0120
 _MOVE_DESTINATION = 0x0600
 _PRIORITY = 0x0700
-_DATA_SET_TYPE = 0x0800
+DATA_SET_TYPE = 0x0800
 _STATUS = 0x0900
 _OFFENDING_ELEMENT = 0x0901
 _ERROR_COMMENT = 0x0902
@@ -76,7 +77,7 @@ _VR: dict[int, str] = {
     _RESPONDING_TO: "US",
     _MOVE_DESTINATION: "AE",
     _PRIORITY: "US",
-    _DATA_SET_TYPE: "US",
+    DATA_SET_TYPE: "US",
     _STATUS: "US",
     _OFFENDING_ELEMENT: "AT",
     _ERROR_COMMENT: "LO",
@@ -96,9 +97,9 @@ _VR: dict[int, str] = {
 """The known elements of group 0000 (PS3.7 E.1) and their VR; others are ignored."""
 
 _NUMBER = {"US": struct.Struct("<H"), "UL": struct.Struct("<L")}
-_OF_REQUEST = frozenset((_FIELD, _DATA_SET_TYPE, _MESSAGE_ID))
-_OF_RESPONSE = frozenset((_FIELD, _DATA_SET_TYPE, _RESPONDING_TO, _STATUS))
-_OF_CANCEL = frozenset((_FIELD, _DATA_SET_TYPE, _RESPONDING_TO))
+_OF_REQUEST = frozenset((_FIELD, DATA_SET_TYPE, _MESSAGE_ID))
+_OF_RESPONSE = frozenset((_FIELD, DATA_SET_TYPE, _RESPONDING_TO, _STATUS))
+_OF_CANCEL = frozenset((_FIELD, DATA_SET_TYPE, _RESPONDING_TO))
 """The required elements of a command of each kind."""
 
 _HEADER = struct.Struct("<HHL")
@@ -221,6 +222,19 @@ class Command:
         self.elements = dict(elements)
 
     @property
+    def name(self) -> str:
+        """The name of the message, such as "C-STORE-RSP"."""
+        return f"{operation_name(self.field & ~RESPONSE)}-{'RSP' if self.is_response else 'RQ'}"
+
+    def violation_as_response(self, field: int, message_id: int) -> str:
+        """Return why this is no response to the request `message_id`, '' if it is one."""
+        if self.field != field | RESPONSE:
+            return f"it came where a {operation_name(field)}-RSP was due"
+        if self.responding_to != message_id:
+            return f"(0000,0120) Message ID {self.responding_to} came where {message_id} was due"
+        return ""
+
+    @property
     def is_response(self) -> bool:
         """Whether this is a response."""
         return bool(self.field & RESPONSE)
@@ -233,7 +247,7 @@ class Command:
     @property
     def has_data_set(self) -> bool:
         """Whether a data set follows (Command Data Set Type, 0000,0800)."""
-        return self.elements.get(_DATA_SET_TYPE) != NO_DATA_SET
+        return self.elements.get(DATA_SET_TYPE) != NO_DATA_SET
 
     @property
     def sop_class_uid(self) -> str | None:
@@ -261,25 +275,26 @@ class Command:
                 group, tag, length = _HEADER.unpack_from(data, offset)
                 offset += _HEADER.size + length
                 if group != 0 or offset > len(data) or tag in elements:
-                    raise ProtocolViolation("The command set is not a list of elements of group 0000")
+                    raise _violation(data)
                 vr = _VR.get(tag)
                 if vr == "US" and length == 2:  # most elements
                     elements[tag] = data[offset - 2] | data[offset - 1] << 8
                 elif vr is not None:
                     elements[tag] = _decode_value(vr, data[offset - length : offset])
         except struct.error:
-            raise ProtocolViolation("A command element does not have the length of its VR") from None
-        return cls._complete(elements)
+            raise _violation(data) from None
+        return cls._complete(elements, data)
 
     @classmethod
-    def _complete(cls, elements: dict[int, Value]) -> "Command":
+    def _complete(cls, elements: dict[int, Value], data: bytes) -> "Command":
         """Return a command that has all elements required for its kind. Raises ProtocolViolation."""
         field = elements.get(_FIELD, 0)
         assert isinstance(field, int), "the Command Field is of VR US"
         required = _OF_CANCEL if field == CommandField.C_CANCEL else _OF_RESPONSE if field & RESPONSE else _OF_REQUEST
         missing = required - elements.keys()
         if missing:
-            raise ProtocolViolation("A required command element is missing", sorted(missing))
+            names = ", ".join(f"(0000,{tag:04X})" for tag in sorted(missing))
+            raise ProtocolViolation(f"command set has no {names}: {shown(data)}", sorted(missing))
         return cls(elements)
 
     @classmethod
@@ -350,8 +365,35 @@ class Command:
 
     def announcing(self, *, data_set: bool) -> "Command":
         """Set the Command Data Set Type, which says whether a data set follows. Return this command."""
-        self.elements[_DATA_SET_TYPE] = _DATA_SET_FOLLOWS if data_set else NO_DATA_SET
+        self.elements[DATA_SET_TYPE] = _DATA_SET_FOLLOWS if data_set else NO_DATA_SET
         return self
+
+
+def _violation(data: bytes) -> ProtocolViolation:
+    """Return the error for the first invalid element of a command set."""
+    offset, tags = 0, set[int]()
+    while (what := _fault(data, offset, tags)) == "":
+        offset += _HEADER.size + _HEADER.unpack_from(data, offset)[2]
+    return ProtocolViolation(f"command set {what}: {shown(data[offset:])}")
+
+
+def _fault(data: bytes, offset: int, tags: set[int]) -> str:
+    """Return what is wrong with an element of a command set, '' for nothing; add its tag to those before it."""
+    if len(data) - offset < _HEADER.size:
+        return "ends within the header of an element"
+    group, tag, length = _HEADER.unpack_from(data, offset)
+    name, rest = f"has ({group:04X},{tag:04X})", len(data) - offset - _HEADER.size
+    if group != 0:
+        return f"{name}, which is not of group 0000"
+    if tag in tags:
+        return f"{name} twice"
+    if length > rest:
+        return f"{name} with a length of {length}, beyond its end"
+    vr = _VR.get(tag, "")
+    if vr:
+        tags.add(tag)
+    is_wrong = length % 2 if vr == "AT" else vr in _NUMBER and length != _NUMBER[vr].size
+    return f"{name} of VR {vr} with a length of {length}" if is_wrong else ""
 
 
 class Template:

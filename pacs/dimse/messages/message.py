@@ -7,7 +7,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from pacs.dimse.messages.command import MAX_COMMAND, Command, CommandField
+from pacs.dimse.messages.command import DATA_SET_TYPE, MAX_COMMAND, Command, CommandField
 from pacs.dimse.upper.user_information import Context
 from pacs.dimse.upper.wire import Buffer
 from pacs.errors import OutOfResources, ProtocolViolation
@@ -88,11 +88,12 @@ def pdvs(body: memoryview) -> Iterator[PDV]:
     offset = 0
     while True:
         if len(body) - offset < _PDV.size:
-            raise ProtocolViolation("A P-DATA-TF ends within the header of a PDV")
+            raise ProtocolViolation(f"it ends within the header of a PDV: {bytes(body[offset:]).hex(' ')}")
         length, context_id, control = _PDV.unpack_from(body, offset)
         end = offset + 4 + length
         if length < 2 or end > len(body):
-            raise ProtocolViolation("A PDV has an invalid length")
+            header, rest = bytes(body[offset : offset + _PDV.size]), len(body) - offset - 4
+            raise ProtocolViolation(f"PDV has a length of {length}, and {rest} bytes remain: {header.hex(' ')}")
         yield context_id, control, body[offset + _PDV.size : end]
         offset = end
         if offset == len(body):
@@ -123,11 +124,12 @@ class Assembler:
         """Add a fragment of a command set. Return the message it completes, if any. Raises ProtocolViolation."""
         context = self._contexts.get(context_id)
         if context is None or self._context_id not in (None, context_id):
-            raise ProtocolViolation("A fragment is in no accepted presentation context, or in another one than before")
+            why = "which was not accepted" if context is None else f"and its beginning in {self._context_id}"
+            raise invalid_pdv(context_id, control, f"is in presentation context {context_id}, {why}")
         if self._open is not None:
-            raise ProtocolViolation("A command came where the rest of a data set was due")
+            raise invalid_pdv(context_id, control, DATA_SET_WAS_DUE)
         if len(self._command) + len(fragment) > MAX_COMMAND:
-            raise ProtocolViolation(f"A command set is longer than {MAX_COMMAND} bytes")
+            raise invalid_pdv(context_id, control, f"makes its command set longer than {MAX_COMMAND} bytes")
         self._command += fragment
         self._context_id = context_id
         return self._complete(context) if control & LAST else None
@@ -137,7 +139,8 @@ class Assembler:
         self._command.clear()
         self._context_id = None
         if command.field == CommandField.C_CANCEL and command.has_data_set:
-            raise ProtocolViolation("A C-CANCEL has no data set")
+            announced = command.elements[DATA_SET_TYPE]
+            raise ProtocolViolation(f"C-CANCEL-RQ announces a data set: (0000,0800) is {announced:04X}")
         message = Message(context, command, self._pull)
         self._open = None if message.is_complete else message
         return message
@@ -146,11 +149,27 @@ class Assembler:
         """Return the message that a fragment of a data set belongs to. Raises ProtocolViolation."""
         message = self._open
         if message is None or self.has_partial_command or message.context.id != context_id:
-            raise ProtocolViolation("A fragment of a data set belongs to no command")
+            raise invalid_pdv(context_id, control, self._why_not_due(context_id))
         if control & LAST:
             message.is_complete = True
             self._open = None
         return message
+
+    def _why_not_due(self, context_id: int) -> str:
+        if self.has_partial_command:
+            return "came where the rest of a command set was due"
+        if self._open is None:
+            return "follows no command set that announces a data set"
+        return f"is in presentation context {context_id}, and its command set in {self._open.context.id}"
+
+
+DATA_SET_WAS_DUE = "came where the rest of a data set was due"
+
+
+def invalid_pdv(context_id: int, control: int, what: str) -> ProtocolViolation:
+    """Return the error for a PDV, of which the last two bytes of the header are shown: the rest may be patient data."""
+    kind, header = "command" if control & COMMAND else "data", bytes((context_id, control)).hex(" ")
+    return ProtocolViolation(f"PDV of a {kind} set {what}: {header}")
 
 
 def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_pdu: int) -> Iterator[list[Buffer]]:

@@ -20,6 +20,7 @@ from pacs.dicom.status import (
     UNRECOGNIZED_OPERATION,
     Service,
 )
+from pacs.dimse.messages.command import MAX_ERROR_COMMENT
 
 __all__ = [
     "CANCEL",
@@ -35,6 +36,7 @@ __all__ = [
     "UNRECOGNIZED_OPERATION",
     "Refusal",
     "Service",
+    "brief",
     "refusal",
     "unexpected",
 ]
@@ -95,16 +97,21 @@ STATUS_OF: dict[Service, dict[type[errors.PacsError], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The status, Error Comment (0000,0902) and Offending Element (0000,0901) of a failure response."""
+    """The status, Error Comment (0000,0902) and Offending Element (0000,0901) of a failure response.
+
+    `reason` is the comment in full, for the log.
+    """
 
     status: int
     comment: str
     tags: tuple[int, ...]
+    reason: str = ""
 
 
 def unexpected(service: Service) -> Refusal:
     """Return the response to an unexpected exception: the peer learns no details."""
-    return Refusal(0x0110 if service is Service.COMMIT else 0xC001, "Unable to process, see the server's log", ())
+    comment = "Unable to process, see the server's log"
+    return Refusal(0x0110 if service is Service.COMMIT else 0xC001, comment, (), comment)
 
 
 def refusal(service: Service, error: errors.PacsError) -> Refusal:
@@ -113,4 +120,9 @@ def refusal(service: Service, error: errors.PacsError) -> Refusal:
     status = next(table[base] for base in type(error).__mro__ if base in table)
     if status == CANCEL:
         return Refusal(CANCEL, "", ())  # without related fields (PS3.4 Tables C.4-1 to C.4-3)
-    return Refusal(status, error.comment, error.tags)
+    return Refusal(status, brief(error.comment), error.tags, error.comment)
+
+
+def brief(comment: str) -> str:
+    """Return what fits into an Error Comment: of a longer text the part before a semicolon."""
+    return comment if len(comment) <= MAX_ERROR_COMMENT else comment.partition("; ")[0]

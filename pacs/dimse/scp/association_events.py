@@ -7,6 +7,7 @@ from pacs.dimse.association.association import Association
 from pacs.dimse.association.establishment import RejectedAssociation
 from pacs.dimse.messages.command import operation_name
 from pacs.dimse.messages.message import Message
+from pacs.dimse.scp.operation import instance_of
 from pacs.dimse.server.server import AssociationObserver
 from pacs.errors import ProtocolViolation
 from pacs.observability.events import (
@@ -82,6 +83,7 @@ class AssociationEvents(AssociationObserver):
                 status=status,
                 duration=0.0,
                 comment=comment,
+                sop_instance_uid=instance_of(message.command),
             )
         )
 
@@ -95,6 +97,7 @@ class AssociationEvents(AssociationObserver):
                 address=host_and_port(*association.address),
                 how=association.ended_by or "",
                 duration=time.monotonic() - association.began,
+                comment=association.violation,
                 counts=dict(counts),
             )
         )

@@ -339,7 +339,8 @@ class EventReporter:
         finally:
             association.release(RELEASE_SECONDS)
         if answer is None or not answer.command.is_response or answer.command.responding_to != MESSAGE_ID:
-            raise AssociationLost("The peer does not answer the report")
+            came = f"a {answer.command.name} came" if answer is not None else association.end_reason
+            raise AssociationLost(f"The peer does not answer the report: {came}")
         return answer.command.status
 
     # --- on both ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pacs.dicom.status import status_class
+from pacs.dicom.values import is_uid
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
@@ -72,6 +73,7 @@ class Operation:
                 refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags, **counts
             )
         )
+        self.comment = refusal.reason or self.comment
 
 
 class PendingResponses:
@@ -126,13 +128,13 @@ def operating(
         except AssociationLost:
             raise
         except PacsError as error:
-            _refuse(operation, status.refusal(service, error))
+            _refuse(operation, message, status.refusal(service, error))
         except Exception as error:
             if (exhausted := exhaustion(error)) is not None:
-                _refuse(operation, status.refusal(service, exhausted))
+                _refuse(operation, message, status.refusal(service, exhausted))
             else:
                 logging.getLogger("pacs").exception("%s failed", service.value)
-                _refuse(operation, status.unexpected(service))
+                _refuse(operation, message, status.unexpected(service))
         finally:
             publish(_finished(service, operation, time.monotonic() - began))
             if auditor is not None and auditor.is_on:
@@ -141,8 +143,9 @@ def operating(
                 operation.afterwards()
 
 
-def _refuse(operation: Operation, refusal: Refusal) -> None:
-    """Send the final response for a failure unless the association has ended."""
+def _refuse(operation: Operation, message: Message, refusal: Refusal) -> None:
+    """Send the final response for a failure, after the whole request has arrived, unless the association has ended."""
+    message.drain()
     if operation.association.is_established:
         operation.refuse(refusal)
 
@@ -172,7 +175,19 @@ def _finished(service: Service, operation: Operation, duration: float) -> Operat
         counts=operation.counts,
         destination=operation.destination,
         comment=operation.comment,
+        sop_instance_uid="" if _status(operation) == status.SUCCESS else instance_of(operation.request),
     )
+
+
+def instance_of(request: Command) -> str:
+    """Return the SOP Instance UID of a C-STORE for the log, '' for another request.
+
+    A value that is no UID is not quoted unless it has digits and dots only: it may be that of another attribute.
+    """
+    if request.field != CommandField.C_STORE:
+        return ""
+    uid = (request.affected_sop_instance_uid or "").strip(" \0")
+    return uid if is_uid(uid) or not uid.strip("0123456789.") else f"not a UID, {len(uid)} characters"
 
 
 def _record(service: Service, operation: Operation) -> Record:

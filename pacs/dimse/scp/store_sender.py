@@ -331,11 +331,10 @@ class StoreSender:
         """Wait for the response to `request` and return the result it stands for (V5)."""
         message = self.association.receive(self.timeout, wait_context=wait_context)
         if message is None:
-            raise AssociationLost("The destination ended the association")
+            raise AssociationLost(f"The association with the destination is over: {self.association.end_reason}")
         response = message.command
-        if response.field != CommandField.C_STORE | 0x8000 or response.responding_to != request.message_id:
-            self.association.abort()
-            raise AssociationLost("The destination answered something else than the C-STORE")
+        if violation := response.violation_as_response(CommandField.C_STORE, request.message_id):
+            raise self.association.violated(message, violation)
         outcome = _outcome_of(response.status)
         return StoreResult(outcome, response.status, response.error_comment or "", request.transfer_syntax)
 

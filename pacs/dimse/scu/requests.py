@@ -5,6 +5,7 @@ commitment report), and for a wake-up from another thread.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 from pacs.dimse.association.association import CANCELLABLE, Association
 from pacs.dimse.association.incoming_messages import ABORTED
 from pacs.dimse.messages import status
-from pacs.dimse.messages.command import RESPONSE, Command, CommandField, Value
+from pacs.dimse.messages.command import Command, CommandField, Value, operation_name
 from pacs.dimse.messages.message import Buffer, Message
 from pacs.dimse.upper.user_information import Context
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, NotSupported, OutOfResources, PacsError, PeerTimeout, ProtocolViolation
 from pacs.support.cancellation import Cancellation
 from pacs.support.wakeup import WakeUp
+
+_LOG = logging.getLogger("pacs")
 
 LONGEST_DATA_SET = 16 << 20
 """The longest Identifier that is read with a response, in bytes."""
@@ -72,6 +75,7 @@ class Requestor:
 
     def send(self, context: Context, command: Command, data: Buffer | Iterable[Buffer] | None = None) -> "Exchange":
         """Send a request that was made with `next_id`. Raises AssociationLost, and what `data` raises."""
+        _LOG.debug("%s request %d: %s", operation_name(command.field), command.message_id, context.abstract_syntax)
         self.association.send(context.id, command, data)
         return Exchange(self, context, command)
 
@@ -104,7 +108,7 @@ class Requestor:
     @property
     def _end_reason(self) -> str:
         """How the association ended, with a hint when the peer aborted it at the first request."""
-        sentence = f"The association ended before the response: {self.association.ended_by}"
+        sentence = f"The association ended before the response: {self.association.end_reason}"
         if self._last_id > 1 or self.association.ended_by != ABORTED:
             return sentence
         return f"{sentence}; is our AE title {self.association.calling_ae_title} listed at the peer?"
@@ -142,18 +146,25 @@ class Exchange:
         if message is None:
             return None
         command = message.command
-        if command.field != self._request.field | RESPONSE or command.responding_to != self._request.message_id:
-            raise self._aborted(AssociationLost("The peer sent a response to another request"))
+        if violation := command.violation_as_response(self._request.field, self._request.message_id):
+            raise self._requestor.association.violated(message, violation)
         if command.is_pending and not self._may_pend(command):
-            raise self._aborted(AssociationLost("The peer breaks the protocol: it sent an invalid Pending response"))
+            what = f"(0000,0900) Status is Pending ({command.status:04X}), and "
+            what += "no Identifier follows" if self._is_find else "the operation has no Pending responses"
+            raise self._requestor.association.violated(message, what)
         data = self._read(message) if command.has_data_set else None
         self.is_over = not command.is_pending
+        name = operation_name(self._request.field)
+        _LOG.debug("%s response to %d: status 0x%04X", name, command.responding_to, command.status)
         return DimseResponse(command, data, message.context)
 
     def _may_pend(self, command: Command) -> bool:
         """Return whether the operation has Pending responses; those of C-FIND need an Identifier (PS3.4 C.4)."""
-        is_find = self._request.field == CommandField.C_FIND
-        return self._request.field in CANCELLABLE and (command.has_data_set or not is_find)
+        return self._request.field in CANCELLABLE and (command.has_data_set or not self._is_find)
+
+    @property
+    def _is_find(self) -> bool:
+        return self._request.field == CommandField.C_FIND
 
     def _read(self, message: Message) -> bytes:
         """Return the data set of a response; a slow peer has no more than the time for one message."""
@@ -182,15 +193,12 @@ class Exchange:
     def final(self) -> DimseResponse:
         """Return the final response and discard those before it. Raises as `next`.
 
-        On any exception, KeyboardInterrupt included, the association is aborted: a release needs a completed request.
+        On any exception the association is aborted.
         """
-        try:
+        with self._aborting():
             for response in self.responses():
                 if self.is_over:
                     return response
-        except BaseException:
-            self._requestor.association.abort()
-            raise
         raise ProtocolViolation("The final response was returned already")
 
     def cancel(self) -> None:
@@ -200,11 +208,20 @@ class Exchange:
             self._requestor.association.send(self._context.id, Command.cancel(self._request.message_id))
 
     def abandon(self, seconds: float) -> None:
-        """Cancel the request if it is not over, and `finish` it. Raises nothing."""
+        """Cancel the request if it is not over, and `finish` it. Raises only what interrupts the thread."""
         if not self.is_over and self._requestor.association.is_established:
-            with contextlib.suppress(AssociationLost):
+            with self._aborting(), contextlib.suppress(AssociationLost):
                 self.cancel()
-            self.finish(seconds)
+                self.finish(seconds)
+
+    @contextlib.contextmanager
+    def _aborting(self) -> Iterator[None]:
+        """Abort the association on any exception, KeyboardInterrupt included: a release needs a completed request."""
+        try:
+            yield
+        except BaseException:
+            self._requestor.association.abort()
+            raise
 
     def finish(self, seconds: float) -> DimseResponse | None:
         """Discard responses for at most `seconds`, and return the final one; None without it.

@@ -17,13 +17,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pacs.dimse.association.association import Association, AssociationLimits
-from pacs.dimse.association.establishment import CallingAE, RejectedAssociation, accept
+from pacs.dimse.association.establishment import CallingAE, Policy, RejectedAssociation, accept
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import CommandField, operation_name
 from pacs.dimse.messages.message import Message
-from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots, WorkerSlots
-from pacs.dimse.server.client_defects import LOST_RESPONSES, ResponseHold
+from pacs.dimse.server.client_defects import LEAST_HOLD, LOST_RESPONSES, ResponseHold
 from pacs.errors import AssociationLost, OutOfResources, ProtocolViolation, ServerStopping
 from pacs.support.exhaustion import ExhaustionWarning, exhaustion
 from pacs.support.sockets import listening
@@ -66,7 +65,7 @@ class Address(NamedTuple):
 class Settings:
     """The settings of a server, replaced as a whole while it runs. `handlers` are by Command Field."""
 
-    policy: AcceptorPolicy
+    policy: Policy
     handlers: Mapping[int, Handler] = field(default_factory=dict)
     has: Callable[[str, int], bool] = lambda _sop_class_uid, _field: True
     """Whether a SOP Class has the operation of a Command Field."""
@@ -74,7 +73,7 @@ class Settings:
     bounds: AssociationBounds = field(default_factory=AssociationBounds)
     tls: ssl.SSLContext | None = None
     """The TLS context for connections to secure addresses."""
-    pynetdicom_hold: float = 0.0
+    pynetdicom_hold: float = LEAST_HOLD
     """The least delay of a `client_defects.ResponseHold`, in seconds, 0 for none."""
     associate: Associate = accept
 
@@ -421,7 +420,8 @@ class DimseServer:
             if message.command.is_response:
                 if association.scp_requests.handle_response(message):
                     continue
-                return  # the response to a request that was never sent: the peer breaks the protocol
+                number = message.command.responding_to
+                raise association.violated(message, f"(0000,0120) Message ID {number} is that of no request")
             counts[operation_name(message.command.field)] += 1
             if hold is not None:
                 hold.wait(message.command.field)  # a C-CANCEL meanwhile is read when the operation begins

@@ -44,8 +44,8 @@ _LENGTH = struct.Struct(">H")
 _FIXED_FIELDS = 74
 """The bytes of an A-ASSOCIATE-RQ or -AC before its items."""
 _CALLED, _CALLING = slice(10, 26), slice(26, 42)
-ECHOED = slice(10, _FIXED_FIELDS)
-"""The fields of an A-ASSOCIATE-RQ that the A-ASSOCIATE-AC repeats: the AE titles, and 32 reserved bytes."""
+TITLES = slice(10, _FIXED_FIELDS)
+"""The AE titles and 32 reserved bytes of an A-ASSOCIATE-RQ, which the A-ASSOCIATE-AC repeats."""
 _TOP = 0
 _PROPOSED, _ANSWERED = 0x20, 0x21
 _CONTEXT_ITEMS = (_PROPOSED, _ANSWERED)
@@ -113,8 +113,8 @@ class ReceivedPDU:
 
     primitive: Any
     protocol_version: int = 1
-    echoed: bytes = b""
-    """The fields that the answer repeats."""
+    titles: bytes = b""
+    """The AE titles and reserved bytes, which the answer repeats."""
 
     def to_primitive(self) -> Any:
         """Return the primitive of the PDU."""
@@ -143,7 +143,7 @@ def _request(encoded: bytes) -> ReceivedPDU:
     primitive = ReceivedAssociate.of(received.to_primitive(), encoded)
     primitive.presentation_context_definition_list = [_proposed(body) for body in contexts]
     # Only bit 0 of the protocol version may be tested (PS3.8 9.3.2); the state machine compares with 1.
-    return ReceivedPDU(primitive, received.protocol_version & 1, encoded[ECHOED])
+    return ReceivedPDU(primitive, received.protocol_version & 1, encoded[TITLES])
 
 
 def _acceptance(encoded: bytes) -> ReceivedPDU:
@@ -176,6 +176,11 @@ def _title(field: bytes) -> str:
     """Return an AE title: up to the first NUL, Latin-1 for what is not ASCII, '?' for what no AE title contains."""
     title = field.partition(b"\0")[0].decode("latin-1").strip()
     return "".join(each if each.isprintable() and each != "\\" else "?" for each in title)
+
+
+def encoded_titles(called: str, calling: str) -> bytes:
+    """Return the AE titles and reserved bytes of an A-ASSOCIATE-RQ. The titles are in Latin-1, as they are decoded."""
+    return b"".join(each.encode("latin-1", "replace")[:16].ljust(16) for each in (called, calling)) + bytes(32)
 
 
 def _rejection(encoded: bytes) -> ReceivedPDU:

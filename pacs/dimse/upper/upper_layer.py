@@ -28,17 +28,19 @@ from pacs.dimse.upper.pdus import (
     ASSOCIATE_AC,
     ASSOCIATE_RJ,
     ASSOCIATE_RQ,
-    ECHOED,
     P_DATA_TF,
     PDU_NAMES,
     RELEASE_RP,
     RELEASE_RQ,
+    TITLES,
     InvalidPDU,
     ReceivedPDU,
     decode,
+    encoded_titles,
     shown,
 )
 from pacs.dimse.upper.tls import SecureWire
+from pacs.dimse.upper.user_information import AssociateRequest
 from pacs.dimse.upper.waiting import wait
 from pacs.dimse.upper.wire import Buffer, Wire
 
@@ -73,12 +75,6 @@ _EVENTS = {
 ESTABLISHED, RELEASE_REQUESTED, RELEASE_INDICATED = "Sta6", "Sta7", "Sta8"
 COLLISION_REQUESTOR, COLLISION_ACCEPTOR_DONE = "Sta9", "Sta12"
 IDLE, AWAITING_REQUEST, AWAITING_ANSWER, AWAITING_CLOSE = "Sta1", "Sta2", "Sta5", "Sta13"
-
-_EXPECTED = {
-    AWAITING_REQUEST: (ASSOCIATE_RQ, ABORT),
-    AWAITING_ANSWER: (ASSOCIATE_AC, ASSOCIATE_RJ, ABORT),
-}
-"""The PDU types that may come before an association is established."""
 
 INVALID_PARAMETER_VALUE = 6
 """The provider's reason in an A-ABORT for a PDU with invalid content (PS3.8 9.3.8)."""
@@ -115,7 +111,8 @@ class _Provider:
     to_user_queue: "Queue[Primitive]" = field(default_factory=Queue)
     _recv_pdu: "Queue[ReceivedPDU]" = field(default_factory=Queue)
     outbox: list[bytes] = field(default_factory=list)
-    echoed: bytes = b""
+    titles: bytes = b""
+    """The AE titles of the request as encoded: pynetdicom encodes only ASCII."""
     has_rejected: bool = False
 
     def __post_init__(self) -> None:
@@ -136,8 +133,8 @@ class _Provider:
     def _send(self, outgoing: pdu.PDU) -> None:
         self.has_rejected = self.has_rejected or isinstance(outgoing, pdu.A_ASSOCIATE_RJ)
         encoded = outgoing.encode()
-        if isinstance(outgoing, pdu.A_ASSOCIATE_AC):
-            encoded = encoded[: ECHOED.start] + self.echoed + encoded[ECHOED.stop :]
+        if isinstance(outgoing, pdu.A_ASSOCIATE_RQ | pdu.A_ASSOCIATE_AC):
+            encoded = encoded[: TITLES.start] + self.titles + encoded[TITLES.stop :]
         self.outbox.append(encoded)
 
     def kill_dul(self) -> None:
@@ -145,7 +142,7 @@ class _Provider:
 
     def set_received(self, received: ReceivedPDU) -> None:
         """Pass a PDU to the next action."""
-        self.echoed = received.echoed or self.echoed
+        self.titles = received.titles or self.titles
         self._recv_pdu.queue.clear()
         self._recv_pdu.put(received)
 
@@ -243,7 +240,7 @@ class UpperLayer:
                     return body
                 self._receive(kind, self.wire.available[: 6 + length])
             except InvalidPDU as error:
-                self._note(str(error))
+                self.note_violation(str(error))
                 self._act("Evt19")
         return self._indications.popleft() if self._indications else None
 
@@ -281,16 +278,16 @@ class UpperLayer:
     def _receive(self, kind: int, encoded: memoryview) -> None:
         # An unexpected P-DATA-TF ends the association: its content does not matter.
         received = ReceivedPDU(None) if kind == P_DATA_TF else decode(kind, bytes(encoded))
-        if self.state in _EXPECTED and kind not in _EXPECTED[self.state]:
-            self._note(f"it is unexpected: {shown(bytes(encoded[:_HEADERS]))}")  # no patient data
         self._provider.set_received(received)
         self._act(_EVENTS[kind])
+        if self.state == AWAITING_CLOSE and kind != ABORT and not self.has_rejected:  # AA-1, AA-8
+            self.note_violation(f"it is unexpected: {shown(bytes(encoded[:_HEADERS]))}")  # no patient data
 
-    def _note(self, what: str) -> None:
-        """Keep what was wrong with the first PDU in the buffer."""
+    def note_violation(self, what: str, source: str = "") -> None:
+        """Keep what violates the protocol, in a message (`source`) or, without one, in the first PDU of the buffer."""
         if not self.violation:
-            kind = self.wire.available[0]
-            self.violation = f"{PDU_NAMES.get(kind, 'PDU')} of the {self._peer}: {what}"
+            source = source or PDU_NAMES.get(self.wire.available[0], "PDU")
+            self.violation = f"{source} of the {self._peer}: {what}"
 
     # --- out ----------------------------------------------------------------------------------------------------
 
@@ -304,8 +301,9 @@ class UpperLayer:
         """Write messages of whole P-DATA-TF PDUs while `wanted`. Return how many were written. Raises as `write`."""
         return self.wire.write_each(messages, wait_for_room, wanted)
 
-    def open(self, request: A_ASSOCIATE) -> None:
+    def open(self, request: AssociateRequest) -> None:
         """Send the A-ASSOCIATE-RQ on the connection that was opened for it (AE-1, AE-2)."""
+        self._provider.titles = encoded_titles(request.called, request.calling)
         self._issue("Evt1", request)
         self._issue("Evt2", T_CONNECT(request))
 

@@ -109,6 +109,13 @@ Proposal = tuple[str, Sequence[str]]
 """A presentation context to propose: its abstract syntax and its transfer syntaxes."""
 
 
+class AssociateRequest(A_ASSOCIATE):
+    """An A-ASSOCIATE request with AE titles in Latin-1, which pynetdicom's properties would refuse."""
+
+    calling: str = ""
+    called: str = ""
+
+
 def propose(
     calling_ae_title: str,
     called_ae_title: str,
@@ -117,23 +124,28 @@ def propose(
     roles: Mapping[str, tuple[bool, bool]],
     extended: Mapping[str, bytes],
     max_pdu: int,
-) -> A_ASSOCIATE:
+    user_identity: UserIdentity | None = None,
+) -> AssociateRequest:
     """Return the A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax."""
     contexts = [build_context(abstract, list(syntaxes)) for abstract, syntaxes in proposals]
     for index, context in enumerate(contexts):
         context.context_id = 2 * index + 1
         if str(context.abstract_syntax) in roles:
             context.scu_role, context.scp_role = roles[str(context.abstract_syntax)]
-    request = A_ASSOCIATE()
+    request = AssociateRequest()
     request.application_context_name = APPLICATION_CONTEXT
-    request.calling_ae_title = calling_ae_title
-    request.called_ae_title = called_ae_title
+    request.calling, request.called = calling_ae_title, called_ae_title
     request.presentation_context_definition_list = contexts
-    request.user_information = [*implementation_items(max_pdu), *_role_items(roles), *extended_items(extended)]
+    request.user_information = [
+        *implementation_items(max_pdu),
+        *_role_items(roles),
+        *extended_items(extended),
+        *_identity_items(user_identity),
+    ]
     return request
 
 
-def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE, *, lenient_roles: bool = False) -> Agreement:
+def confirmed(request: AssociateRequest, answer: A_ASSOCIATE, *, lenient_roles: bool = False) -> Agreement:
     """Return the agreement of our request and an accepting answer.
 
     With `lenient_roles`, proposed roles that are not answered are accepted.
@@ -146,8 +158,8 @@ def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE, *, lenient_roles: bool 
     # Ignore answers with a transfer syntax that was not proposed.
     results = [each for each in results if syntaxes[each.context_id].issuperset(each.transfer_syntax)]
     return Agreement(
-        calling_ae_title=request.calling_ae_title,
-        called_ae_title=request.called_ae_title,
+        calling_ae_title=request.calling,
+        called_ae_title=request.called,
         contexts=accepted_contexts(results),
         max_pdu=max_pdu_of(answer),
         refused_syntaxes=frozenset(str(each.abstract_syntax) for each in results if each.result == REFUSED_SYNTAXES),
@@ -259,6 +271,15 @@ def _role_items(roles: Mapping[str, tuple[bool, bool]]) -> Iterator[UserInformat
     for sop_class_uid, (scu, scp) in roles.items():
         item = SCP_SCU_RoleSelectionNegotiation()
         item.sop_class_uid, item.scu_role, item.scp_role = UID(sop_class_uid), scu, scp
+        yield item
+
+
+def _identity_items(identity: UserIdentity | None) -> Iterator[UserInformation]:
+    if identity is not None:
+        item = UserIdentityNegotiation()
+        item.user_identity_type = identity.type
+        item.positive_response_requested = identity.response_requested
+        item.primary_field, item.secondary_field = identity.primary, identity.secondary
         yield item
 
 

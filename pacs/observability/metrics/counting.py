@@ -24,7 +24,7 @@ from pacs.observability.events import (
     OperationFinished,
     SubOperationFinished,
 )
-from pacs.observability.metrics.counters import CounterRegion
+from pacs.observability.metrics.counters import CounterRegion, Series
 
 OTHER = "other"
 
@@ -47,6 +47,14 @@ ACTIVE, PROCESS = "active", "process"
 
 DIED = "died"
 """Series with the number of deaths of workers with this number."""
+
+HELD = ("held_studies", "held_instances", "held_bytes")
+"""Series with what the index has, set by one worker."""
+
+
+def held_series(studies: int, instances: int, size: int) -> dict[Series, float]:
+    """Return the series of what the index has."""
+    return dict(zip(((name,) for name in HELD), (studies, instances, size), strict=True))
 
 
 class Counting:

@@ -14,6 +14,9 @@ from pacs.observability.metrics.counting import ACTIVE, BOUNDS, DIED, OPERATIONS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+COUNTED = "New ones are counted each minute; deleted ones too, unless counting takes more than 0.6 s."
+NOT_YET = float("nan")
+
 Numbers = Mapping[Series, float]
 
 
@@ -29,6 +32,10 @@ class Moment:
     """Bytes of the disk of the files."""
     index_completed: float
     """The part of the files that is known to be in the index: 1 unless it is being completed."""
+    commitments: float
+    oldest_commitment: float
+    """Seconds since the oldest request for storage commitment that has not been reported yet."""
+    oldest_operation: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,13 @@ class _Families(CollectorRegistry):
         yield self._counter("pacs_store_bytes", "Bytes of the data sets of new instances.", "bytes")
         yield self._counter("pacs_store_refused", "Instances refused, by error.", "refused", "error")
         yield self._counter("pacs_index_added", "Instances added to an index that lacked their files.", "index_added")
+        for name, family, documentation in (
+            ("held_studies", "pacs_archive_studies", "Studies in the archive."),
+            ("held_instances", "pacs_archive_instances", "Instances in the archive."),
+            ("held_bytes", "pacs_archive_bytes", "Bytes of the files of the archive."),
+        ):
+            value = self._numbers.get((name,), NOT_YET)
+            yield GaugeMetricFamily(family, f"{documentation} {COUNTED}", value=value)
         moment = self._moment
         for family, documentation, value in (
             ("pacs_database_up", "Whether the database responds.", moment.database_up),
@@ -117,6 +131,13 @@ class _Families(CollectorRegistry):
                 "pacs_index_completed_ratio",
                 "Part of the files known to be in the index: 1, or less while it is completed.",
                 moment.index_completed,
+            ),
+            ("pacs_commitments", "Requests for storage commitment that have not been reported.", moment.commitments),
+            ("pacs_commitments_oldest_seconds", "Age of the oldest of them, 0 without any.", moment.oldest_commitment),
+            (
+                "pacs_operations_oldest_seconds",
+                "For how long the oldest operation has been running, 0 without any; C-STORE does not count.",
+                moment.oldest_operation,
             ),
         ):
             yield GaugeMetricFamily(family, documentation, value=float(value))
