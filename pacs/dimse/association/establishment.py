@@ -196,8 +196,8 @@ def request(
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
-    With `lenient_roles` an acceptor that does not answer them has accepted them. For `listens_within` seconds a peer that
-    cannot be reached is called again.
+    With `lenient_roles` an acceptor that does not answer them has accepted them. For `listens_within` seconds, a peer
+    that cannot be reached is called again.
     At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
     as soon as the cancellation of `wait_context` is requested.
     """
