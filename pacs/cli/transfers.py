@@ -11,7 +11,7 @@ import click
 
 from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import FAILED, PARTLY
-from pacs.cli.matching_keys import QueryArguments, query_options
+from pacs.cli.matching_keys import WORDS, QueryArguments, Selects, query_options
 from pacs.cli.options import as_option
 from pacs.cli.output import plural, print_error, safe, size
 from pacs.cli.peer_options import PeerCall, peer_command
@@ -140,8 +140,8 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
 
 
 @click.command(short_help="Retrieve instances, or move them to another AE (C-MOVE).")
-@peer_command()
-@query_options(is_retrieve=True)
+@peer_command(f"PEER {WORDS}", takes_words=True)
+@query_options(Selects.AT_A_PEER_TO_RETRIEVE)
 @click.option(
     "-aem",
     "--destination",
@@ -191,8 +191,8 @@ def move(
 
 
 @click.command(short_help="Retrieve instances (C-GET).")
-@peer_command()
-@query_options(is_retrieve=True)
+@peer_command(f"PEER {WORDS}", takes_words=True)
+@query_options(Selects.AT_A_PEER_TO_RETRIEVE)
 @to_option
 def get(call: PeerCall, query: QueryArguments, *, folder: Path | None) -> None:
     """Retrieve instances from PEER with a C-GET into --to FOLDER.
@@ -208,7 +208,7 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None) -> None:
 
 
 @click.command(short_help="Retrieve missing instances (C-GET or C-MOVE).")
-@peer_command()
+@peer_command(f"PEER {WORDS}", takes_words=True)
 @query_options()
 @to_option
 @port_option

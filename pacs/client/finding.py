@@ -7,12 +7,13 @@ from pydicom import Dataset
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement, RawDataElement
 
-from pacs.client.identifiers import Identifier, Level, Model, data_set_of, encoded, root_of, sop_class_of, with_level
+from pacs.client.identifiers import Level, Model, encoded, root_of, sop_class_of, with_level
 from pacs.client.peer import Peer, abandoning, associated, peer_of
 from pacs.client.status_errors import check
 from pacs.dicom.charset import CUSTOMIZABLE
 from pacs.dicom.dataset import View, items, vr
 from pacs.dicom.identifier import decode
+from pacs.dicom.identifier_builder import Identifier, data_set_of
 from pacs.dicom.levels import DimseOperation
 from pacs.dicom.sop_classes import VERIFICATION
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES

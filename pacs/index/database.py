@@ -449,6 +449,12 @@ def _parsed_url(url: str) -> URL:
     raise ConfigurationError("database.url must begin with sqlite:/// and a file, or with postgresql+psycopg://")
 
 
+def file_of(url: str) -> Path | None:
+    """Return the file of an SQLite database, None for a database server. Raises ConfigurationError."""
+    parsed = _parsed_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
 def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) -> Engine:
     """Create an engine that begins transactions explicitly and whose errors contain no parameters."""
     settings: dict[str, Any] = {"hide_parameters": True, "pool_timeout": wait, "max_overflow": connections // 2}
