@@ -525,6 +525,7 @@ class Archive:
             retrieve_limits=settings.retrieve_limits(limits),
             limits=settings.association_limits(limits),
             protect=lambda peer: rules.protections[peer.ae_title],
+            gdcm_one_syntax=config.clients.gdcm_one_syntax,
             explain=explain,
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.instance_argument import explained, find_instance, instance_argument
+from pacs.cli.instance_argument import explained, find_instance, instance_argument, reading
 from pacs.cli.options import with_config_loader
 from pacs.cli.terminal_picture import (
     Protocol,
@@ -21,7 +21,7 @@ from pacs.cli.terminal_picture import (
     rows_of,
     size_of,
 )
-from pacs.errors import InstanceUnreadable, StorageUnavailable, UndecodableDataSet
+from pacs.errors import StorageUnavailable, UndecodableDataSet
 from pacs.pixels.rendering import FUNCTIONS, JPEG, PNG, RAW, Window
 
 if TYPE_CHECKING:
@@ -111,14 +111,13 @@ def _frames(what: str, read_config: "Callable[[], Config]") -> "Iterator[Frames]
             service = PixelService(found.archive.files, found.archive.decoders)
             yield stack.enter_context(service.frames(found.instance))
             return
-        try:
+        with reading(what):
             file = stack.enter_context(found.open("rb"))
             head = part10.find_data_set(file)
-            frames = Frames(file, head.transfer_syntax, stack.enter_context(DecoderPool(1)))
-        except UndecodableDataSet as error:
-            raise explained(error, is_certain=head.data_offset > 0) from error
-        except OSError as error:
-            raise InstanceUnreadable(f"{what} cannot be read: {error.strerror or error}") from error
+            try:
+                frames = Frames(file, head.transfer_syntax, stack.enter_context(DecoderPool(1)))
+            except UndecodableDataSet as error:
+                raise explained(error, is_certain=head.data_offset > 0) from error
         stack.callback(frames.close)
         yield frames
 

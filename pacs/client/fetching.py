@@ -17,6 +17,7 @@ from pacs.client.peer import Peer, peer_of
 from pacs.client.receive.senders import Senders
 from pacs.client.retrieve_operation import ignore_progress
 from pacs.client.retrieving import get, move_and_store
+from pacs.client.without_folder import may_have_no_folder
 from pacs.dicom.attributes import NOT_KEYS
 from pacs.dicom.identifier_builder import Identifier, data_set_of
 from pacs.dimse.messages.status import CANCEL, SUCCESS
@@ -31,11 +32,12 @@ from pacs.errors import (
 )
 
 
+@may_have_no_folder
 def fetch(
     peer: Peer | str,
     identifier: Identifier,
     *,
-    to: Path | str,
+    to: Path | str | None = None,
     on_progress: OnProgress | None = None,
     level: Level = None,
     model: Model = "study",
@@ -48,6 +50,8 @@ def fetch(
     tls: SSLContext | None = None,
 ) -> Retrieved:
     """Retrieve into the folder `to` the selected instances that it does not contain yet.
+
+    Without a folder, the result has all of them as data sets (`Retrieved.datasets`).
 
     Present instances are recognised by the file names of earlier retrieves. If there are any, the PACS is queried for
     its instances and the missing ones are requested by UID; if the query fails, everything is requested. Instances are
@@ -62,6 +66,7 @@ def fetch(
     if not keys.keys() - NOT_KEYS.keys():
         raise InvalidArgument("A fetch needs at least one key with a value")
     lowest = with_level(keys, level, root)
+    assert to is not None, "the decorator gives a folder"
     missing_instances = MissingInstances(partial(find, peer, model=model), Path(to), root)
     plan = missing_instances.plan(keys, lowest)
     classes = tuple(sop_classes)

@@ -12,6 +12,7 @@ from pacs.client.receive.receiver import Handler, Listener
 from pacs.client.receive.senders import SenderFilter, Senders, listen_addresses
 from pacs.client.receive.store_scp import StoreSCP
 from pacs.client.retrieve_operation import RetrieveOperation, RetrieveRequest, ignore_progress
+from pacs.client.without_folder import may_have_no_folder
 from pacs.dicom.identifier_builder import Identifier
 from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
@@ -40,11 +41,12 @@ def move(
     return RetrieveOperation(peer, request, Service.MOVE, on_progress or ignore_progress, destination=destination).run()
 
 
+@may_have_no_folder
 def move_and_store(
     peer: Peer | str,
     identifier: Identifier,
     *,
-    to: Path | str,
+    to: Path | str | None = None,
     on_progress: OnProgress | None = None,
     level: Level = None,
     model: Model = "study",
@@ -57,6 +59,8 @@ def move_and_store(
     tls: SSLContext | None = None,
 ) -> Retrieved:
     """Ask a PACS to send the selected instances to this host by C-MOVE; a storage SCP runs here during the retrieve.
+
+    They are written to the folder `to`; without it, the result has them as data sets (`Retrieved.datasets`).
 
     `ae_title` is the AE title under which the PACS knows this storage SCP (the calling AE title if None), at `port` of
     this host. Only the host of the PACS may connect, with that called AE title. `senders` allows other addresses or
@@ -77,6 +81,7 @@ def move_and_store(
     check_ae_title(ae_title)
     request = RetrieveRequest.of(identifier, level, model, DimseOperation.MOVE)
     hosts, sender_filter = listen_addresses(peer, senders, host, port), SenderFilter.of(peer, senders, ae_title)
+    assert to is not None, "the decorator gives a folder"
     with WakeUp() as wake_up:
         store_scp = StoreSCP(Path(to), overwrite=overwrite, requested=request.uids, on_arrival=wake_up.wake)
         handlers: dict[int, Handler] = {CommandField.C_STORE: store_scp.store}
@@ -95,11 +100,12 @@ def move_and_store(
             return retrieve.run_with_listener(listener, wait)
 
 
+@may_have_no_folder
 def get(
     peer: Peer | str,
     identifier: Identifier,
     *,
-    to: Path | str,
+    to: Path | str | None = None,
     on_progress: OnProgress | None = None,
     level: Level = None,
     model: Model = "study",
@@ -108,11 +114,14 @@ def get(
 ) -> Retrieved:
     """Retrieve the selected instances on the same association, by C-GET.
 
+    They are written to the folder `to`; without it, the result has them as data sets (`Retrieved.datasets`).
+
     An association has room for 127 Storage contexts. `sop_classes` are proposed in all suitable transfer syntaxes;
     without them, the common Storage SOP Classes are proposed. Raises as `move_and_store`.
     """
     peer = peer_of(peer)
     request = RetrieveRequest.of(identifier, level, model, DimseOperation.GET)
+    assert to is not None, "the decorator gives a folder"
     store_scp = StoreSCP(Path(to), overwrite=overwrite, requested=request.uids)
     retrieve = RetrieveOperation(peer, request, Service.GET, on_progress or ignore_progress, store_scp=store_scp)
     return retrieve.run(proposals_for(tuple(sop_classes)))
