@@ -271,14 +271,15 @@ def _protection(options: dict[str, Any]) -> "Protection | None":
     """Return the TLS settings of the options, None without TLS."""
     if not any(options[each] for each in _OF_TLS):
         return None
-    from pacs.dimse.association.establishment import Protection
-    from pacs.dimse.upper.tls import Certificates, requestor_context
+    from pacs.client import requestor_tls
 
-    files = Certificates(certificate=options["cert"], key=options["key"] or options["cert"], ca=options["ca"])
-    context = requestor_context(files, is_pinned=bool(options["fingerprint"]))
-    if options["no_hostname"]:
-        context.check_hostname = False
-    return Protection(context, frozenset(options["fingerprint"]))
+    return requestor_tls(
+        ca=options["ca"],
+        certificate=options["cert"],
+        key=options["key"],
+        fingerprints=options["fingerprint"],
+        check_hostname=not options["no_hostname"],
+    )
 
 
 def _protection_of(config: "Config", peer: Any, options: dict[str, Any]) -> "Protection | None":
