@@ -86,7 +86,9 @@ def export(config: "Config", dest: Path, query: QueryArguments, *, everything: b
     failed = f", {len(exported.failed)} failed" if exported.failed else ""
     say(f"{plural(exported.instances, 'instance')}, {size(exported.size)} written to {dest}{failed}")
     print_reasons("failed", ((each.comment, each.sop_instance_uid) for each in exported.failed), EXAMPLES)
-    if exported.failed:
+    if not instances:
+        print_error("no matches")
+    if exported.failed or not instances:
         raise click.exceptions.Exit(PARTLY if exported.instances else FAILED)
 
 
