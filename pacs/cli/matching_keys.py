@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from pacs.cli.completion import complete_key
+from pacs.cli.completion import complete_key, complete_word
 from pacs.cli.options import Command
 from pacs.dicom.levels import LEVEL_SYNONYMS, PLURAL, USUAL_KEYS, QueryLevel, Root, level_named
 from pacs.errors import InvalidArgument
@@ -102,7 +102,7 @@ def _known_levels(text: str) -> str:
     return suggestion(text, names) or f"; expected one of {', '.join(PLURAL.values())}"
 
 
-words_argument = click.argument("words", nargs=-1, metavar=WORDS)
+words_argument = click.argument("words", nargs=-1, metavar=WORDS, shell_complete=complete_word)
 
 _OPTIONS = (
     click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]", shell_complete=complete_key,
