@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "zsh", "fish")
 
-LEVELS = ("patients", "studies", "series", "images")
-
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
@@ -48,11 +46,6 @@ def complete_title(ctx: click.Context, _parameter: click.Parameter, incomplete: 
     """Complete the AE title of a configured peer."""
     config = _config(ctx)
     return _beginning((each.ae_title for each in config.peers) if config else (), incomplete)
-
-
-def complete_word(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete a level or a keyword."""
-    return [*_beginning(LEVELS, incomplete), *complete_key(ctx, parameter, incomplete)]
 
 
 def complete_first(first: Complete, rest: Complete) -> Complete:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from pacs.cli.completion import complete_key, complete_word
+from pacs.cli.completion import complete_key
 from pacs.cli.options import Command
 from pacs.dicom.levels import LEVEL_SYNONYMS, PLURAL, USUAL_KEYS, QueryLevel, Root, level_named
 from pacs.errors import InvalidArgument
@@ -93,13 +93,18 @@ class LevelName(click.ParamType):  # type: ignore[type-arg]
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of levels."""
-        names = (each.name.lower() for each in QueryLevel)
+        names = PLURAL.values()
         return [CompletionItem(name) for name in names if name.startswith(incomplete.lower())]
 
 
 def _known_levels(text: str) -> str:
     names = [each.lower() for each in (*QueryLevel.__members__, *LEVEL_SYNONYMS, *PLURAL.values())]
     return suggestion(text, names) or f"; expected one of {', '.join(PLURAL.values())}"
+
+
+def complete_word(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a level or a keyword."""
+    return [*LevelName().shell_complete(ctx, parameter, incomplete), *complete_key(ctx, parameter, incomplete)]
 
 
 words_argument = click.argument("words", nargs=-1, metavar=WORDS, shell_complete=complete_word)

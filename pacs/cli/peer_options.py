@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.completion import complete_file, complete_first, complete_peer, complete_title, complete_word
+from pacs.cli.completion import complete_file, complete_first, complete_peer, complete_title
 from pacs.cli.interrupt import interruptible
+from pacs.cli.matching_keys import complete_word
 from pacs.cli.options import Command, with_config_loader
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable

@@ -1,5 +1,7 @@
 """`pacs echo` and `pacs find`."""
 
+from dataclasses import replace
+
 import click
 
 from pacs.cli.listing import show_matches
@@ -27,8 +29,14 @@ def echo(call: PeerCall) -> None:
 @peer_command(f"PEER {WORDS}", takes_words=True)
 @query_options()
 @click.option("--limit", "--cancel", type=click.IntRange(min=1), metavar="N", help="Stop after N matches (C-CANCEL).")
+@click.option(
+    "--charset",
+    default="",
+    metavar="TERM",
+    help="Character set of answers that name none, such as 'ISO_IR 100'; -k SpecificCharacterSet asks for it.",
+)
 @json_option
-def find(call: PeerCall, query: QueryArguments, *, limit: int | None, as_json: bool) -> None:
+def find(call: PeerCall, query: QueryArguments, *, limit: int | None, charset: str, as_json: bool) -> None:
     """Query PEER with a C-FIND, and print the matches as a table on a terminal, else as CSV, or with --json as JSON.
 
     -k KEY=VALUE is a matching key, -k KEY a return key; a level and matching keys may also follow PEER. If only
@@ -37,7 +45,7 @@ def find(call: PeerCall, query: QueryArguments, *, limit: int | None, as_json: b
     """
     from pacs import client
 
-    peer = call.alone()
+    peer = replace(call.alone(), character_set=charset)
     identifier = query.returning(query.columns()).identifier
     matches = client.find(peer, identifier, model=query.root, limit=limit)
     show_matches(query, matches, as_json=as_json)

@@ -198,7 +198,8 @@ class OperationFinished(Event):
 class SubOperationFinished(Event):
     """A C-STORE sub-operation of a retrieve has its response, or will not get one.
 
-    `repeated` is whether it failed for the same reason as the failure before.
+    `repeated` is whether it had no response for the same reason as the one before: a destination that is off costs one
+    line. What it refuses is a line each, with its SOP Instance UID.
     """
 
     TITLE: ClassVar[str] = "sub-operation"
@@ -214,7 +215,7 @@ class SubOperationFinished(Event):
 
     @property
     def level(self) -> int:
-        """WARNING for the first failure of a kind, else DEBUG."""
+        """WARNING for a failure that is not repeated, else DEBUG."""
         return logging.WARNING if is_failure(self.status) and not self.repeated else logging.DEBUG
 
 

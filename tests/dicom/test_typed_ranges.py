@@ -4,7 +4,7 @@ import pytest
 
 from pacs.dicom.matching_mode import STRICT, Negotiated
 from pacs.dicom.query import Range, Single
-from pacs.dicom.typed_ranges import parse_typed_range
+from pacs.dicom.typed_ranges import parse_typed_range, standard_date
 from pacs.errors import IdentifierError
 from tests.dicom.build import ask
 
@@ -77,3 +77,26 @@ def test_m6_a_valid_range_has_the_same_meaning_as_typed(vr, text):
     low, high = parse_typed_range(vr, text)
     strict = matching(vr, text, mode=STRICT, negotiated=Negotiated(relational=True))
     assert strict in (Range(low, high), Single((low,)))
+
+
+@pytest.mark.parametrize(
+    ("typed", "standard"),
+    [
+        ("20141023", "20141023"),
+        ("20141023-", "20141023-"),
+        ("-", "-"),
+        ("2014.10.23", "2014.10.23"),
+        ("2014-10-23", "20141023"),
+        ("2014-10", "20141001-20141031"),
+        ("2014", "20140101-20141231"),
+        ("2014-10-23-", "20141023-"),
+        ("2014-10-23-2015-01-02", "20141023-20150102"),
+        ("20240201-20240231", "20240201-20240229"),
+        ("yesterday", "yesterday"),
+        ("*", "*"),
+        ("", ""),
+    ],
+)
+def test_a_date_that_was_typed_has_a_standard_form(typed, standard):
+    """Others than this server understand no other; a text without a certain meaning stays as it is."""
+    assert standard_date(typed) == standard

@@ -2,6 +2,7 @@
 
 import io
 import random
+from concurrent.futures import Future
 from functools import cache
 from itertools import product
 
@@ -9,14 +10,15 @@ import imagecodecs
 import numpy
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 
 from pacs.dicom import part10
-from pacs.errors import InvalidArgument, NoPixelData, NotSupported, PacsError, UndecodablePixelData
+from pacs.errors import Cancelled, InvalidArgument, NoPixelData, NotSupported, PacsError, UndecodablePixelData
 from pacs.pixels.frames import Frames, Look
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.rendering import JPEG, PNG, Window
-from tests.pixels.converting import changed, overlaid
+from tests.pixels.converting import InProcessPool, changed, overlaid
 from tests.pixels.rendering import by_dcmtk, by_pydicom, frames_of, picture_of
 from tests.pixels.samples import SYNTAXES, file_of, native_sample, pixels_of, sample
 from tests.real_files import PART10, SAMPLE, CheckFiles, named
@@ -397,6 +399,37 @@ def test_a_frame_is_rendered_in_a_decoder_process():
             frames = Frames(file, head.transfer_syntax, pool)
             with frames_of(image) as here:
                 assert frames.rendered(1, Look(window=window)) == here.rendered(1, Look(window=window))
+
+
+def test_a_frame_that_is_damaged_is_named_and_costs_no_other_one():
+    """Its number is in the error."""
+    made = sample("1.2.840.10008.1.2.4.90", frames=3).compressed
+    frames = list(generate_frames(made.PixelData, number_of_frames=3))
+    made.PixelData = encapsulate([frames[0], frames[1][: len(frames[1]) // 2], frames[2]])
+    with frames_of(made) as opened:
+        assert opened.rendered(1) != opened.rendered(3)
+        with pytest.raises(UndecodablePixelData, match="Frame 2 of 3: A compressed frame is truncated"):
+            opened.rendered(2)
+
+
+def test_a_frame_that_is_no_longer_wanted_is_cancelled():
+    """The error of the wait is raised, and the decoder does not do the job."""
+    futures = []
+
+    class Queue(InProcessPool):
+        def submit(self, job):
+            futures.append(Future())
+            return futures[-1]
+
+    def cancel(future):
+        raise Cancelled("The requestor cancelled")
+
+    file = io.BytesIO(file_of(grey()))
+    head = part10.read_file_meta(file)
+    frames = Frames(file, head.transfer_syntax, Queue(), cancel)
+    with pytest.raises(Cancelled):
+        frames.rendered(1)
+    assert [each.cancelled() for each in futures] == [True]
 
 
 # --- hostile ----------------------------------------------------------------------------------------------------------

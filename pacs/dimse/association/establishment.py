@@ -195,11 +195,13 @@ def request(
     limits: AssociationLimits | None = None,
     wait_context: WaitContext | None = None,
     protection: Protection | None = None,
+    listens_within: float = 0.0,
     user_identity: UserIdentity | None = None,
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
-    With `lenient_roles` an acceptor that does not answer them has accepted them.
+    With `lenient_roles` an acceptor that does not answer them has accepted them. For `listens_within` seconds, a peer
+    that cannot be reached is called again.
     At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
     as soon as the cancellation of `wait_context` is requested.
     """
@@ -213,7 +215,7 @@ def request(
         max_pdu=limits.max_pdu,
         user_identity=user_identity,
     )
-    connection = _connect(host, port, time.monotonic() + limits.connect, wait_context)
+    connection = _connect(host, port, time.monotonic() + limits.connect, wait_context, listens_within)
     upper = UpperLayer(
         connection,
         is_requestor=True,
@@ -294,7 +296,25 @@ def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | 
 # --- connecting --------------------------------------------------------------------------------------------------
 
 
-def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
+BETWEEN_ATTEMPTS = 0.02
+"""Seconds between two attempts to connect to a peer that does not listen yet."""
+
+
+def _connect(
+    host: str, port: int, deadline: float, wait_context: WaitContext | None, listens_within: float
+) -> socket.socket:
+    """Connect to a peer; attempt it again while it cannot be reached. Raises DestinationUnreachable, Cancelled."""
+    patience = time.monotonic() + listens_within
+    while True:
+        try:
+            return _connect_once(host, port, deadline, wait_context)
+        except PeerUnreachable:
+            if time.monotonic() >= patience:
+                raise
+        time.sleep(BETWEEN_ATTEMPTS)
+
+
+def _connect_once(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
     """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
     why, has_address = "unknown host", False
     for family, address in _addresses(host, port, deadline):
