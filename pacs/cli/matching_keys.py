@@ -102,12 +102,12 @@ def _known_levels(text: str) -> str:
     return suggestion(text, names) or f"; expected one of {', '.join(PLURAL.values())}"
 
 
-def _complete_word(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_word(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a level or a keyword."""
     return [*LevelName().shell_complete(ctx, parameter, incomplete), *complete_key(ctx, parameter, incomplete)]
 
 
-words_argument = click.argument("words", nargs=-1, metavar=WORDS, shell_complete=_complete_word)
+words_argument = click.argument("words", nargs=-1, metavar=WORDS, shell_complete=complete_word)
 
 _OPTIONS = (
     click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]", shell_complete=complete_key,

@@ -12,7 +12,7 @@ import click
 from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.matching_keys import WORDS, QueryArguments, Selects, query_options
-from pacs.cli.options import as_option
+from pacs.cli.options import Command, as_option
 from pacs.cli.output import plural, print_error, safe, size
 from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.cli.progress import transfer_progress
@@ -21,6 +21,8 @@ from pacs.cli.verbosity import say
 from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from pacs.client import Committed, NotStored, Retrieved, Senders
     from pacs.dicom.commitment import Failure
 
@@ -41,6 +43,18 @@ from_option = click.option(
     "--from", "others", multiple=True, metavar="ADDRESS|anyone",
     help="Further sender that may connect: an address, a network, or `anyone`; may be given several times.",
 )  # fmt: skip
+_receive_cert = click.option(
+    "--receive-cert", default="", metavar="FILE",
+    help="Certificate (PEM) of this host: senders must connect with TLS. Without it, they connect without TLS.",
+)  # fmt: skip
+_receive_key = click.option(
+    "--receive-key", default="", metavar="FILE", help="Private key (PEM) of --receive-cert; default: in the same file."
+)
+
+
+def receive_tls_options(command: Command) -> Command:
+    """Add the certificate with which this host accepts associations to a command."""
+    return _receive_cert(_receive_key(command))
 
 
 # --- store and commit --------------------------------------------------------------------------------------------
@@ -108,6 +122,15 @@ def _not_committed(done: "Committed", failed: "Failure") -> str:
     return f"{failed.reference.sop_instance_uid}: {why}"
 
 
+def _receive_tls(certificate: str, key: str) -> "SSLContext | None":
+    """Return the TLS settings of the options for reception, None without them. Raises click.UsageError."""
+    from pacs.client import acceptor_tls
+
+    if key and not certificate:
+        raise click.UsageError("--receive-key needs --receive-cert")
+    return acceptor_tls(certificate=certificate, key=key) if certificate else None
+
+
 def _senders(others: tuple[str, ...]) -> "Senders":
     return "anyone" if "anyone" in others else others or "peer"
 
@@ -152,6 +175,7 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
 @to_option
 @port_option
 @from_option
+@receive_tls_options
 def move(
     call: PeerCall,
     query: QueryArguments,
@@ -160,6 +184,8 @@ def move(
     folder: Path | None,
     port: int,
     others: tuple[str, ...],
+    receive_cert: str,
+    receive_key: str,
 ) -> None:
     """Make PEER send instances to another AE, -aem TITLE, or to this host, into --to FOLDER.
 
@@ -182,6 +208,7 @@ def move(
                 ae_title=title,
                 port=port,
                 senders=senders,
+                tls=_receive_tls(receive_cert, receive_key),
                 model=root,
                 on_progress=show_progress,
             )
@@ -213,7 +240,17 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None) -> None:
 @to_option
 @port_option
 @from_option
-def fetch(call: PeerCall, query: QueryArguments, *, folder: Path | None, port: int, others: tuple[str, ...]) -> None:
+@receive_tls_options
+def fetch(
+    call: PeerCall,
+    query: QueryArguments,
+    *,
+    folder: Path | None,
+    port: int,
+    others: tuple[str, ...],
+    receive_cert: str,
+    receive_key: str,
+) -> None:
     """Retrieve instances into --to FOLDER: with C-GET if PEER supports it, else with C-MOVE to this host.
 
     Instances that are already in the folder are not retrieved again. PEER is AE_TITLE@HOST:PORT, the AE title of a
@@ -230,6 +267,7 @@ def fetch(call: PeerCall, query: QueryArguments, *, folder: Path | None, port: i
             ae_title=call.receives_as,
             port=port,
             senders=senders,
+            tls=_receive_tls(receive_cert, receive_key),
             model=root,
             on_progress=show_progress,
         )

@@ -49,6 +49,10 @@ def test_commands_and_options_are_completed(complete):
         (("serve", "--set", "server.ho"), ["server.host"]),
         (("config", "show", "web.p"), ["web.port"]),
         (("store", "CT", "fol"), ["file,fol"]),
+        (("find", "CT", "stu"), ["studies"]),
+        (("get", "CT", "StudyInstanceU"), ["StudyInstanceUID"]),
+        (("ls", "se"), ["series"]),
+        (("delete", "SOPInstanceU"), ["SOPInstanceUID", "SOPInstanceUIDOfConcatenationSource"]),
     ],
 )
 def test_peers_and_keys_are_completed(complete, words, found):

@@ -243,11 +243,12 @@ def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_con
         _handshake(upper, deadline, wait_context)
     except ssl.SSLError as error:
         hint = "; the port may not use TLS" if error.reason == "WRONG_VERSION_NUMBER" else ""
-        raise EncryptionFailed(f"TLS failed: {_reason(error)}{hint}"[:64]) from error
+        raise EncryptionFailed(f"TLS failed: {_reason(error)}{hint}") from error
     except AssociationLost as error:
         raise DestinationUnreachable(error.comment) from error
     if protection.certificates and upper.certificate not in protection.certificates:
-        raise EncryptionFailed("The certificate of the peer is not in its [[peers]]")
+        shown = upper.certificate or "none"
+        raise EncryptionFailed(f"The certificate of the peer is not one of those expected; its SHA-256 is {shown}")
 
 
 def _agreed(
@@ -334,7 +335,7 @@ def _connect_once(host: str, port: int, deadline: float, wait_context: WaitConte
         connection.close()
         why = os.strerror(failure)
     kind = PeerUnreachable if has_address else DestinationUnreachable
-    raise kind(f"The peer cannot be reached: {why}"[:64])
+    raise kind(f"The peer cannot be reached: {why}")
 
 
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
