@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from pacs import __version__, settings
 from pacs import config as configuration
-from pacs import settings
 from pacs.config import Config
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.establishment import Protection
@@ -28,8 +28,9 @@ from pacs.dimse.upper import tls
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index import schema
+from pacs.index.database import file_of
 from pacs.monitoring import Monitoring
-from pacs.observability.audit import Auditor
+from pacs.observability.audit import Auditor, Record
 from pacs.observability.events import EventStream, FrameConverted, Notice, SchemaUpgraded, ServerReady, WebReady
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.pool import DecoderPool
@@ -57,6 +58,17 @@ from pacs.web.listener import Application, WebServer
 
 EXPLAINED = "requests are explained: the log holds patient data until query.explain and explain of all peers are false"
 """The notice at the start of a server that explains requests."""
+
+
+def require_existing(config: Config, *, index: bool = True) -> None:
+    """Raise ConfigurationError unless the files and, with `index`, the index of an archive exist; creates nothing."""
+    files, database = Path(config.files.url).absolute(), file_of(config.database.url) if index else None
+    if not files.is_dir():
+        raise ConfigurationError(
+            f"no archive here: {str(files)!r} does not exist; run this command where the archive is, or give --config"
+        )
+    if database is not None and not database.exists():
+        raise ConfigurationError(f"no index here: {str(database.absolute())!r} does not exist; run `pacs reindex`")
 
 
 NO_PROTECTIONS: Mapping[str, Protection | None] = MappingProxyType({})
@@ -203,7 +215,7 @@ class Archive:
         self._reporter = self._new_reporter(config)
         without_services = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
         self._server = DimseServer(
-            self._addresses, without_services, observer=AssociationEvents(self.monitoring.publish)
+            self._addresses, without_services, observer=AssociationEvents(self.monitoring.publish, self._audit)
         )
 
     def _new_monitoring(self, config: Config) -> Monitoring:
@@ -231,6 +243,11 @@ class Archive:
             idle=config.commitment.same_association_seconds,
             limits=settings.association_limits(config.limits),
         )
+
+    def _audit(self, record: Record) -> None:
+        """Write a record to the audit log, unless it is about the C-ECHO of this server to itself."""
+        if not self.monitoring.is_own(record.calling_ae_title):
+            self.auditor.write(record)
 
     def _is_peer(self, ae_title: str) -> bool:
         return self.peers.find(ae_title) is not None
@@ -282,6 +299,13 @@ class Archive:
         self.auditor.open()
         self.index.probe()
         schema.create_or_check(self.index)
+
+    def open_existing(self, *, audits: bool = True) -> None:
+        """As `open`, but create nothing except, with `audits`, the audit log."""
+        if audits:
+            self.auditor.open()
+        self.index.probe()
+        schema.check(self.index)
 
     def start(self) -> None:
         """Prepare, then accept associations and publish ServerReady. Raises as `prepare`."""
@@ -369,7 +393,15 @@ class Archive:
         """Publish that the server accepts associations and HTTP requests."""
         server = self.config.server
         self.events.publish(
-            ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
+            ServerReady(
+                ae_title=server.ae_title,
+                host=server.host,
+                port=self.port,
+                secure_port=self.secure_port,
+                version=__version__,
+                database=self.index.dialect,
+                workers=server.workers,
+            )
         )
         if self.peers.explains_any:
             self.events.publish(Notice(sentence=EXPLAINED))

@@ -2,6 +2,7 @@
 
 import select
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
@@ -9,7 +10,7 @@ from typing import Self
 from pacs.archive import Archive
 from pacs.config import Config
 from pacs.errors import ConfigurationError, OutOfResources
-from pacs.observability.events import ConfigurationReloaded, Notice
+from pacs.observability.events import ConfigurationReloaded, Notice, ServerStopped, ServerStopping
 from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
 from pacs.support.threads import start_thread
@@ -33,14 +34,14 @@ def run_until_signalled(
     Raises as `Archive.start`.
     """
     notifier = notifier or Notifier()
-    with SignalWaiter((*signals, *RELOADING)) as waiter:
+    with logged_end(archive), SignalWaiter((*signals, *RELOADING)) as waiter:
         archive.start()
         notifier.ready(archive.status)
         with _watched(archive, notifier):
-            while waiter.wait() in RELOADING:
+            while (number := waiter.wait()) in RELOADING:
                 if (reloaded := reload(archive, read, notifier)) is not None:
                     confirm(reloaded, archive, notifier)
-        notifier.stopping(DRAINING)
+        announce_stop(number, archive, notifier)
         stopping()
         try:
             start_thread("pacs-drain", _drain, archive, waiter)
@@ -49,6 +50,20 @@ def run_until_signalled(
         while waiter.wait() in RELOADING:
             continue  # no reload while the server stops
         archive.close()
+
+
+@contextmanager
+def logged_end(archive: Archive) -> Iterator[None]:
+    """Publish after the body that the server has stopped. An exception of the body is no such end."""
+    began = time.monotonic()
+    yield
+    archive.events.publish(ServerStopped(duration=time.monotonic() - began))
+
+
+def announce_stop(number: int, archive: Archive, notifier: Notifier) -> None:
+    """Publish and notify that the server stops because of a signal."""
+    archive.events.publish(ServerStopping(signal=signal.Signals(number).name))
+    notifier.stopping(DRAINING)
 
 
 RELOADING = (signal.SIGHUP,)

@@ -169,6 +169,10 @@ class ProtocolViolation(PacsError):
     """A peer violated PS3.7 or PS3.8, so that the rest of the association cannot be decoded."""
 
 
+class HandshakeFailed(ProtocolViolation):
+    """The TLS handshake with a requestor failed; it may have no certificate that is accepted."""
+
+
 # --- recordings --------------------------------------------------------------------------------------------------
 
 

@@ -122,8 +122,12 @@ class Monitoring:
 
     def publish(self, event: Event) -> None:
         """Publish an event, unless it is about the C-ECHO of this server to itself."""
-        if getattr(event, "calling_ae_title", "") != self._calling_ae_title:
+        if not self.is_own(getattr(event, "calling_ae_title", "")):
             self._events.publish(event)
+
+    def is_own(self, calling_ae_title: str) -> bool:
+        """Whether this is the calling AE title of the C-ECHO of this server to itself."""
+        return calling_ae_title == self._calling_ae_title
 
     def _metrics(self) -> tuple[bytes, str]:
         from pacs.observability.metrics.exposition import CONTENT_TYPE, Facts, Moment, exposition

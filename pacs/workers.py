@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from pacs.archive import Archive
 from pacs.config import Config
-from pacs.daemon import DRAINING, RELOADING, SignalWaiter, confirm, reload
+from pacs.daemon import RELOADING, SignalWaiter, announce_stop, confirm, logged_end, reload
 from pacs.dimse.server.association_slots import AssociationSlots
 from pacs.errors import ConfigurationError, OutOfResources, PacsError
 from pacs.observability.events import ConfigurationReloaded, Notice
@@ -76,7 +76,7 @@ def supervise(
     Raises as `Archive.prepare`, and OutOfResources if the workers cannot be started.
     """
     signals = (*signals, *RELOADING)
-    with SignalWaiter(signals) as waiter, selectors.DefaultSelector() as selector:
+    with logged_end(archive), SignalWaiter(signals) as waiter, selectors.DefaultSelector() as selector:
         archive.prepare()
         archive.index.close()  # database connections do not survive a fork
         selector.register(waiter, selectors.EVENT_READ)
@@ -84,8 +84,7 @@ def supervise(
         archive.monitoring.start_supervisor()
         supervisor = _Supervisor(archive, signals, waiter, selector, read=read, notifier=notifier)
         try:
-            supervisor.serve()
-            notifier.stopping(DRAINING)
+            announce_stop(supervisor.serve(), archive, notifier)
             stopping()
             supervisor.end(DRAIN, archive.config.limits.drain_seconds + GRACE)
         finally:
@@ -123,15 +122,16 @@ class _Supervisor:
 
     # --- serving --------------------------------------------------------------------------------------------------
 
-    def serve(self) -> None:
-        """Start the workers and replace dead ones, until a signal to end. Raises OutOfResources."""
-        is_over = False
-        while not is_over:
+    def serve(self) -> int:
+        """Start the workers and replace dead ones, until a signal to end; return its number. Raises OutOfResources."""
+        number = None
+        while number is None:
             self._start_due_workers()
             if self._failed >= MOST_FAILED and not (self._is_announced and self._are_ready(any)):
                 raise OutOfResources("workers end before they are ready; see the log for the reason")
             next_due = min(self._due.values(), default=None)
-            is_over = self._wait(None if next_due is None else max(0.0, next_due - time.monotonic()))
+            number = self._wait(None if next_due is None else max(0.0, next_due - time.monotonic()))
+        return number
 
     def _start_due_workers(self) -> None:
         now = time.monotonic()
@@ -166,21 +166,21 @@ class _Supervisor:
         self._workers[number] = worker
         self._selector.register(channel, selectors.EVENT_READ, worker)
 
-    def _wait(self, seconds: float | None) -> bool:
-        """Wait up to `seconds` for messages and signals, and handle them; return whether a signal to end arrived."""
-        is_over = False
+    def _wait(self, seconds: float | None) -> int | None:
+        """Wait up to `seconds` for messages and signals, and handle them; return a signal to end, None without one."""
+        ending = None
         for key, _ in self._selector.select(seconds):
             if key.data is not None:
                 self._receive(key.data)
             elif (number := self._signal_waiter.take()) is None:
                 continue
             elif number not in RELOADING:
-                is_over = True
+                ending = number
             elif not self._is_ending and (reloaded := reload(self._archive, self._read, self._notifier)) is not None:
                 self._reloaded = reloaded
                 self._send_configuration()
             self._confirm_reload()
-        return is_over
+        return ending
 
     def _send_configuration(self) -> None:
         """Make all workers reload the configuration of the supervisor."""
@@ -261,7 +261,7 @@ class _Supervisor:
                 worker.channel.send(command)
         deadline = time.monotonic() + seconds
         while self._workers and (left := deadline - time.monotonic()) > 0:
-            if self._wait(left):
+            if self._wait(left) is not None:
                 return
 
     def kill(self) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs.cli.exit_status import FAILED
 from pacs.cli.options import with_config
 from pacs.cli.peer_hints import LocalAE, not_a_destination, rejected
 from pacs.cli.verbosity import say
@@ -62,7 +63,7 @@ def check(config: "Config", *, live: bool, strict: bool) -> None:
         show(f"{_mark(each, passes=passes)} {each.subject}: {each.sentence}")
         is_ok = is_ok and passes
     if not is_ok:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(FAILED)
 
 
 def _mark(outcome: CheckOutcome, *, passes: bool) -> str:

@@ -77,8 +77,8 @@ def run(
 ) -> None:
     """Run the Query/Retrieve checklist against servers, and compare the behaviour of each with the standard.
 
-    Small test instances are stored and remain on the servers, after confirmation; existing data is not changed. Exit
-    status: 0 no deviation, 1 deviations, 2 not confirmed, 4 a server cannot be reached.
+    Small test instances are stored and remain on the servers, after confirmation; existing data is not changed. The
+    exit status is 1 for deviations, or if the storing is not confirmed, and 4 if a server cannot be reached.
     """
     title, port = _receiver(receive)
     servers = [_peer(each, title, timeout, user_of(identity)) for each in written]

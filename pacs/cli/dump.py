@@ -4,19 +4,21 @@ import io
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.instance_argument import find_instance, instance_argument
+from pacs.cli.exit_status import FAILED
+from pacs.cli.instance_argument import explained, find_instance, instance_argument, reading
 from pacs.cli.options import with_config_loader
 from pacs.cli.output import print_error, safe
 from pacs.dicom.described import BINARY, BOUNDS, Described, described
 from pacs.dicom.elements import Encoding, Source, TokenKind, encoding_of
-from pacs.dicom.part10 import NOT_DICOM
-from pacs.errors import InstanceUnreadable, UndecodableDataSet
+from pacs.dicom.part10 import NOT_DICOM, file_meta_bytes, find_data_set
+from pacs.errors import InstanceUnreadable, PacsError, UndecodableDataSet
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -30,7 +32,7 @@ NARROWEST = 24
 LONGEST_LINE = 4096
 """Characters of a line in a pipe, or of a value that is chosen with `-k`."""
 
-LINES = 500
+LINES = 100
 """Lines that are printed at once."""
 
 Paths = tuple[tuple[int, ...], ...]
@@ -38,7 +40,7 @@ Paths = tuple[tuple[int, ...], ...]
 
 def _paths(_ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Paths:
     """Parse the keys: keywords or tags, after those of their sequences and dots."""
-    from pacs.client.identifiers import path_of
+    from pacs.dicom.identifier_builder import path_of
     from pacs.errors import InvalidArgument
     from pacs.support.suggestion import suggestion
 
@@ -67,40 +69,32 @@ def dump(read_config: "Callable[[], Config]", what: str, *, paths: Paths, as_jso
     64 KiB and compressed pixel data have a BulkDataURI with their position in the data set. What comes before damage is
     shown; the exit status is 1 then.
     """
-    with find_instance(what, read_config) as found:
-        try:
-            if isinstance(found, Path):
-                with found.open("rb") as file:
-                    _dump(file, found.resolve().as_uri(), paths, as_json=as_json)
-            else:
-                with found.archive.files.open(found.instance.file_key) as file:
-                    _dump(file, f"urn:oid:{what}", paths, as_json=as_json)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise InstanceUnreadable(f"{what} cannot be read: {error.strerror or error}") from error
-
-
-def _dump(file: BinaryIO, uri: str, paths: Paths, *, as_json: bool) -> None:
-    from pacs.dicom import part10
-    from pacs.dicom.json_model import json_pieces
-
-    head = part10.find_data_set(file)
-    meta = part10.file_meta_bytes(file, head.data_offset)
-    encoding = encoding_of(head.transfer_syntax)
-    elements = _Elements(Source(file, encoding), encoding, paths, is_certain=head.data_offset > 0)
-    information = _Elements(Source(io.BytesIO(meta), Encoding()), Encoding(), paths, is_certain=True)
-    if as_json:
-        shift = 0 if encoding.deflated else head.data_offset
-        _print(json_pieces(elements, lambda offset, length: f"{uri}?offset={offset + shift}&length={length}"), end="")
-    else:
-        _print(_lines(information, has_whole_values=bool(paths)))
-        _print(_lines(elements, has_whole_values=bool(paths)))
+    with find_instance(what, read_config) as found, ExitStack() as stack:
+        with reading(what):
+            file = stack.enter_context(found.open("rb") if isinstance(found, Path) else found.open())
+            head = find_data_set(file)
+            meta = file_meta_bytes(file, head.data_offset)
+        encoding = encoding_of(head.transfer_syntax)
+        elements = _Elements(Source(file, encoding), encoding, paths, what, is_certain=head.data_offset > 0)
+        information = _Elements(Source(io.BytesIO(meta), Encoding()), Encoding(), paths, what, is_certain=True)
+        if as_json:
+            shift = 0 if encoding.deflated else head.data_offset
+            _print_json(elements, found.resolve().as_uri() if isinstance(found, Path) else f"urn:oid:{what}", shift)
+        else:
+            _print(_lines(information, has_whole_values=bool(paths)))
+            _print(_lines(elements, has_whole_values=bool(paths)))
     for error in elements.errors:
         raise error
     if paths and not information.count + elements.count:
         print_error("it has none of these elements")
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(FAILED)
+
+
+def _print_json(elements: "_Elements", uri: str, shift: int) -> None:
+    """Print JSON; the offsets in its BulkDataURIs are those in the data set and `shift`."""
+    from pacs.dicom.json_model import json_pieces
+
+    _print(json_pieces(elements, lambda offset, length: f"{uri}?offset={offset + shift}&length={length}"), end="")
 
 
 class _Elements:
@@ -109,34 +103,34 @@ class _Elements:
     `is_certain` says that it is a data set at all.
     """
 
-    def __init__(self, source: Source, encoding: Encoding, paths: Paths, *, is_certain: bool) -> None:
-        self.errors: list[UndecodableDataSet] = []
+    def __init__(self, source: Source, encoding: Encoding, paths: Paths, what: str, *, is_certain: bool) -> None:
+        self.errors: list[PacsError] = []
         self.count = 0
+        self._what = what
         self._source, self._encoding, self._paths, self._is_certain = source, encoding, paths, is_certain
 
     def __iter__(self) -> Iterator[Described]:
         try:
-            for element in described(self._source, self._encoding, BOUNDS):
-                self._is_certain |= element.token.tag >> 16 > 1
-                if not self._is_certain:
-                    raise UndecodableDataSet(NOT_DICOM)
-                if self._is_chosen(element.path):
-                    self.count += 1
-                    yield element
+            with reading(self._what):
+                for element in described(self._source, self._encoding, BOUNDS):
+                    self._is_certain |= element.token.tag >> 16 > 1
+                    if not self._is_certain:
+                        break
+                    if self._is_chosen(element.path):
+                        self.count += 1
+                        yield element
             if not self._is_certain:
-                raise UndecodableDataSet(NOT_DICOM)
+                self.errors.append(UndecodableDataSet(NOT_DICOM))
         except UndecodableDataSet as error:
-            self.errors.append(self._explained(error))
+            found = explained(error, is_certain=self._is_certain)
+            where = f" (after {self._source.position} bytes of the data set)" if self._is_certain else ""
+            self.errors.append(UndecodableDataSet(found.comment + where))
+        except InstanceUnreadable as error:
+            self.errors.append(error)
 
     def _is_chosen(self, path: tuple[int, ...]) -> bool:
         """Whether an element is a chosen one, within one, or a sequence around one."""
         return not self._paths or any(all(a == b for a, b in zip(each, path, strict=False)) for each in self._paths)
-
-    def _explained(self, error: UndecodableDataSet) -> UndecodableDataSet:
-        if not self._is_certain:
-            return UndecodableDataSet(NOT_DICOM)
-        what = error.comment.removesuffix(": send it whole")
-        return UndecodableDataSet(f"{what} (after {self._source.position} bytes of the data set)")
 
 
 def _print(pieces: Iterable[str], end: str = "\n") -> None:

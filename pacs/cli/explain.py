@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.archive import open_archive
-from pacs.cli.matching_keys import QueryArguments, query_options
+from pacs.cli.matching_keys import QueryArguments, Selects, query_options, words_argument
 from pacs.cli.options import with_config
 from pacs.cli.output import json_option, show, show_json
+from pacs.cli.verbosity import Verbosity, verbosity
 from pacs.dicom.levels import DimseOperation, model_of
 from pacs.dicom.matching_mode import MATCHING_MODES, MatchingMode, Negotiated
 from pacs.errors import PacsError
@@ -45,7 +46,8 @@ def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> 
 
 
 @click.command(short_help="Show how a query is interpreted.")
-@query_options()
+@words_argument
+@query_options(Selects.NOTHING)
 @click.option(
     "--manner", type=click.Choice(list(MATCHING_MODES)), help="Matching mode; default: that of the peer or server."
 )
@@ -80,9 +82,9 @@ def explain(
     run: bool,
     as_json: bool,
 ) -> None:
-    """Show how a query is interpreted: how each key is matched, which keys are ignored and why, and the SQL.
+    """Show how a query is interpreted: how each key is matched, and which keys are ignored and why.
 
-    Uses the index of the configuration; a running server is not needed.
+    With -v, also the SQL. Uses the index of the configuration; a running server is not needed.
     """
     from pacs.services.explaining import ExplainRequest
 
@@ -127,8 +129,8 @@ def _queried(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
     query = parse_query(asked.dataset, asked.model.root, asked.manner, asked.negotiated)
     matches = sum(1 for _ in archive.queries.matches(query, Cancellation()))
     is_puzzling = not matches and not query.nothing_matches
-    without = without_each(archive.queries, query) if is_puzzling else {}
-    return RequestOutcome("0000", "", {"matches": matches}, without)
+    without, differs = without_each(archive.queries, query) if is_puzzling else ({}, {})
+    return RequestOutcome("0000", "", {"matches": matches}, without, differs)
 
 
 def _selected(archive: "Archive", asked: "ExplainRequest", receiver: str) -> "RequestOutcome":
@@ -155,5 +157,6 @@ def _show(explanation: "Explanation", *, as_json: bool) -> None:
         first, *_ = explanation.lines()
         click.echo(first)
         show(COLUMNS, map(attrgetter(*COLUMNS), explanation.keys))
-    for line in explanation.rest() if sys.stdout.isatty() else explanation.lines():
+    with_sql = verbosity() >= Verbosity.VERBOSE
+    for line in explanation.rest(with_sql=with_sql) if sys.stdout.isatty() else explanation.lines(with_sql=with_sql):
         click.echo(line)

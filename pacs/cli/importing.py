@@ -67,7 +67,11 @@ def import_(config: "Config", paths: Sequence[Path], report: Path | None) -> Non
     and nothing is stored already, 3 when some files were refused.
     """
     files, done = list(_files(paths)), list[ImportedFile]()
-    with open_archive(config) as archive, _written(report) as add, progress_bar("importing", len(files)) as advance:
+    with (
+        open_archive(config, creates=True) as archive,
+        _written(report) as add,
+        progress_bar("importing", len(files)) as advance,
+    ):
         for file in files:
             done.append(imported := _imported(archive.storage, file))
             add(imported)

@@ -1,16 +1,17 @@
 """`FILE|UID`: an instance in a file, or of the archive by its SOP Instance UID."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import click
 
 from pacs.cli.archive import open_archive
 from pacs.dicom.levels import QueryLevel
+from pacs.dicom.part10 import NOT_DICOM
 from pacs.dicom.values import is_uid
-from pacs.errors import NothingFound
+from pacs.errors import InstanceUnreadable, NothingFound, UndecodableDataSet
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -25,6 +26,10 @@ class Stored(NamedTuple):
 
     archive: "Archive"
     instance: "StoredInstance"
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """Open its file. Raises InstanceUnreadable and StorageUnavailable."""
+        return self.archive.files.open(self.instance.file_key)
 
 
 @contextmanager
@@ -46,6 +51,20 @@ def find_instance(what: str, read_config: "Callable[[], Config]") -> "Iterator[P
         if not found:
             raise NothingFound(_missing(archive, what))
         yield Stored(archive, found[0])
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Translate the errors of the `with` block, which reads a file, into InstanceUnreadable."""
+    try:
+        yield
+    except OSError as error:
+        raise InstanceUnreadable(f"{what} cannot be read: {error.strerror or error}") from error
+
+
+def explained(error: UndecodableDataSet, *, is_certain: bool) -> UndecodableDataSet:
+    """Return the error of a data set for its reader, not its sender; `is_certain` says that it is one at all."""
+    return UndecodableDataSet(error.comment.removesuffix(": send it whole") if is_certain else NOT_DICOM)
 
 
 def _missing(archive: "Archive", uid: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.archive import open_archive
+from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.options import with_config
 from pacs.cli.output import json_option, plural, show, size
 from pacs.cli.progress import progress_bar
@@ -36,7 +37,10 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     Reads every file and compares it with the digest recorded when it was received. The exit status is 1 when a problem
     was found and not repaired. What a process that died has left, and the next start removes, is listed and no problem.
     """
-    with open_archive(config) as archive:
+    from pacs.archive import require_existing
+
+    require_existing(config, index=not repair)
+    with open_archive(config, creates=repair) as archive:
         report = archive.fsck.run(quick=quick, repair=repair, progress=progress_bar)
     found = report.findings
     if found or as_json:
@@ -46,7 +50,7 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     if not report.is_well:
         if not repair:
             say("run `pacs fsck --repair` to repair what can be repaired", err=True)
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(FAILED)
 
 
 def _summary(report: "Report") -> str:
@@ -67,15 +71,19 @@ def _summary(report: "Report") -> str:
 def reindex(config: "Config") -> None:
     """Rebuild the index from the files. The index may be empty or lost; a server may be running.
 
-    The exit status is 1 when there are files without a readable instance; `pacs fsck` describes them.
+    The exit status is 3 when there are files without a readable instance, 1 when there are only such files; `pacs fsck`
+    describes them.
     """
-    with open_archive(config) as archive:
+    from pacs.archive import require_existing
+
+    require_existing(config, index=False)
+    with open_archive(config, creates=True) as archive:
         done = archive.reindex.run(progress_bar)
     say(
         f"{plural(done.images, 'instance')} in the index: {done.added} added, "
         f"{plural(done.corrected, 'row')} corrected, {done.removed} removed"
     )
-    _print_files("not indexed", done.unusable)
+    _print_files("not indexed", done.unusable, done.images)
 
 
 @click.command(short_help="Copy index and files into a folder.")
@@ -87,7 +95,7 @@ def backup(config: "Config", dest: Path, *, link: bool, prune: bool) -> None:
     """Copy a consistent snapshot of index and files into DEST, a new folder or one with an earlier backup.
 
     Every copied file is compared with its digest. Files that an earlier backup has with the same size are not copied
-    again. The server may be running.
+    again. The server may be running. The exit status is 3 when damaged or missing files were left out, 1 when all were.
     """
     with open_archive(config) as archive:
         done = archive.backups.make(dest, link=link, prune=prune, progress=progress_bar)
@@ -98,7 +106,7 @@ def backup(config: "Config", dest: Path, *, link: bool, prune: bool) -> None:
         say(f"{plural(done.replaced, 'instance')} replaced during the backup; the backup has the new version")
     if done.pruned:
         say(f"{plural(done.pruned, 'file')} of earlier backups removed")
-    _print_files("left out", done.failed, "pacs fsck --repair")
+    _print_files("left out", done.failed, done.instances, "pacs fsck --repair")
 
 
 @click.command(short_help="Restore a backup into an empty archive.")
@@ -108,20 +116,20 @@ def restore(config: "Config", source: Path) -> None:
     """Restore the backup in SOURCE into the configured database and folder, which must be empty.
 
     Every file is compared with its digest. The backup of a SQLite archive can be restored into PostgreSQL, and vice
-    versa.
+    versa. The exit status is 3 when damaged or missing files were left out, 1 when all were.
     """
-    with open_archive(config) as archive:
+    with open_archive(config, creates=True) as archive:
         done = archive.backups.restore(source, progress_bar)
     say(f"{plural(done.instances, 'instance')}, {size(done.size)} restored from {source}")
-    _print_files("left out", done.failed)
+    _print_files("left out", done.failed, done.instances)
 
 
-def _print_files(what: str, files: Mapping[str, str], command: str = "") -> None:
-    """Print files with a problem and the reasons; end the command with status 1 if there are any."""
+def _print_files(what: str, files: Mapping[str, str], succeeded: int, command: str = "") -> None:
+    """Print files with a problem and the reasons; end the command with status 1 or 3 if there are any."""
     if not files:
         return
     click.echo(
         f"{plural(len(files), 'file')} {what}" + (f"; run `{command}` for details" if command else "") + ":", err=True
     )
     print_some([f"{key}: {why}" for key, why in files.items()], EXAMPLES)
-    raise click.exceptions.Exit(1)
+    raise click.exceptions.Exit(PARTLY if succeeded else FAILED)

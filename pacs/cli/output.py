@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,13 +19,54 @@ LONGEST_CELL, NARROWEST = 400, 8
 json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON instead of a table.")
 
 
-def show(columns: Sequence[str], rows: Iterable[Row], *, as_json: bool = False) -> int:
-    """Print `rows` under `columns`, which are the field names in CSV and JSON; return the number of rows."""
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def is_table(*, as_json: bool) -> bool:
+    """Whether `show` prints a table."""
+    return not as_json and is_terminal()
+
+
+def show(
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    as_json: bool = False,
+    counted: str = "",
+    total: int | None = None,
+) -> int:
+    """Print `rows` under `columns`, which are the field names in CSV and JSON; return the number of rows.
+
+    With `counted`, the noun for the rows, a table has one line for each row, with shortened values, and ends with their
+    number; `total` is that of all rows, where only the first ones are printed. Without rows there is no table then.
+    """
     if as_json:
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         show_json(found)
         return len(found)
-    return _table(columns, list(rows)) if sys.stdout.isatty() else _csv(columns, rows)
+    if not is_table(as_json=as_json):
+        return _csv(columns, rows)
+    all_rows = list(rows)
+    if all_rows or not counted:
+        number = f"\n{_number(counted, len(all_rows), total or len(all_rows))}" if counted else ""
+        _print_by_page(_table(columns, all_rows, is_shortened=bool(counted)) + number)
+    return len(all_rows)
+
+
+def _number(counted: str, shown: int, total: int) -> str:
+    """Return the line with the number of rows."""
+    return plural(total, counted) if shown == total else f"{shown} of {plural(total, counted)}"
+
+
+def _print_by_page(text: str) -> None:
+    """Print a text, with a pager if it is longer than the terminal."""
+    if text.count("\n") + 1 < shutil.get_terminal_size().lines:
+        click.echo(text)
+    else:
+        os.environ.setdefault("LESS", "-FRX")  # as git: colours, and the text stays on the screen
+        click.echo_via_pager(text, color=True)
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Row]) -> int:
@@ -71,10 +114,10 @@ def size(number: int) -> str:
     return f"{number / 1024**exponent:.{int(exponent > 0)}f} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Row]) -> int:
-    """Print a table that fits the terminal: long values are wrapped, UID columns come last and are never wrapped.
+def _table(columns: Sequence[str], rows: Sequence[Row], *, is_shortened: bool) -> str:
+    """Return a table that fits the terminal: with one line for each row if `is_shortened`, else with wrapped values.
 
-    If the UIDs do not fit, each row is printed as a paragraph, so that UIDs can be copied.
+    UIDs come last and are always whole, so that they can be copied. If they do not fit, each row is a paragraph.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -84,35 +127,49 @@ def _table(columns: Sequence[str], rows: Sequence[Row]) -> int:
     order = sorted(range(len(columns)), key=lambda place: columns[place].endswith("UID"))
     texts = [[safe(str(row[place]))[:LONGEST_CELL] for place in order] for row in rows]
     heads = [columns[place] for place in order]
-    if _least_width(heads, texts) > console.width:
-        _paragraphs(heads, texts)
-        return len(rows)
+    widths = _widths(heads, texts, console.width, is_shortened=is_shortened)
+    if widths is None:
+        return _paragraphs(heads, texts)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for head in heads:
-        table.add_column(_heading(head), overflow="fold", no_wrap=head.endswith("UID"))
+    for head, width in zip(heads, widths, strict=True):
+        whole = is_shortened or head.endswith("UID")
+        table.add_column(
+            _heading(head), overflow="ellipsis" if is_shortened else "fold", no_wrap=whole, max_width=width
+        )
     for row in texts:
         table.add_row(*map(escape, row))
-    console.print(table)
-    return len(rows)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")
 
 
-def _least_width(heads: Sequence[str], texts: Sequence[Sequence[str]]) -> int:
-    """Return the minimum width of a table: whole UIDs, and `NARROWEST` for every other column."""
-    widths = (
-        max((len(row[place]) for row in texts), default=0) if head.endswith("UID") else NARROWEST
-        for place, head in enumerate(heads)
-    )
-    return sum(width + 1 for width in widths)
+def _widths(
+    heads: Sequence[str], texts: Sequence[Sequence[str]], width: int, *, is_shortened: bool
+) -> list[int | None] | None:
+    """Return the widths of the columns, None for one that may be wrapped; None if the table does not fit."""
+    from rich.cells import cell_len
+
+    longest = [max((cell_len(row[place]) for row in texts), default=0) for place in range(len(heads))]
+    if not is_shortened:
+        least = [size if head.endswith("UID") else NARROWEST for head, size in zip(heads, longest, strict=True)]
+        return None if sum(least) + len(heads) > width else [None] * len(heads)
+    least = [max(map(len, _heading(head).split("\n"))) for head in heads]
+    widths = [max(pair) for pair in zip(longest, least, strict=True)]
+    least = [full if head.endswith("UID") else short for head, full, short in zip(heads, widths, least, strict=True)]
+    if sum(least) + len(heads) - 1 > width:
+        return None
+    while sum(widths) + len(heads) - 1 > width:
+        spare = [full - short for full, short in zip(widths, least, strict=True)]
+        widest = max(range(len(heads)), key=lambda place: (spare[place] > 0, widths[place]))
+        widths[widest] -= 1
+    return list(widths)
 
 
-def _paragraphs(heads: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+def _paragraphs(heads: Sequence[str], texts: Sequence[Sequence[str]]) -> str:
     width = max(map(len, heads))
-    for number, row in enumerate(texts):
-        if number:
-            click.echo()
-        for head, text in zip(heads, row, strict=True):
-            if text:
-                click.echo(f"{click.style(head.ljust(width), bold=True)}  {text}")
+    labels = [click.style(head.ljust(width), bold=True) for head in heads]
+    rows = (zip(labels, row, strict=True) for row in texts)
+    return "\n\n".join("\n".join(f"{label}  {text}" for label, text in row if text) for row in rows)
 
 
 def _heading(column: str) -> str:

@@ -7,7 +7,7 @@ notation of dcm4che.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +45,15 @@ class PeerCall:
         """Return the peer of a command without further arguments. Raises click.UsageError."""
         if self.rest:
             expected = "expected only AE_TITLE@HOST:PORT, HOST PORT or the AE title of a configured peer"
-            hint = f"; did you mean -k {self.rest[0]}?" if "=" in self.rest[0] else ""
-            raise click.UsageError(f"unexpected argument {self.rest[0]!r}; {expected}{hint}")
+            raise click.UsageError(f"unexpected argument {self.rest[0]!r}; {expected}")
         return self.peer
 
 
-def peer_command(metavar: str = "PEER") -> Callable[[Command], Command]:
-    """Add PEER and the options of associations to a command, and pass it its `PeerCall` as first argument."""
+def peer_command(metavar: str = "PEER", *, takes_words: bool = False) -> Callable[[Command], Command]:
+    """Add PEER and the options of associations to a command, and pass it its `PeerCall` as first argument.
+
+    With `takes_words` the command gets the arguments after PEER as `words`.
+    """
 
     def decorate(command: Command) -> Command:
         @click.argument("words", nargs=-1, required=True, metavar=metavar, shell_complete=complete_peer)
@@ -60,6 +62,8 @@ def peer_command(metavar: str = "PEER") -> Callable[[Command], Command]:
         @wraps(command)
         def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
             call = _call(read, words, {name: arguments.pop(name) for name in _OF_CALL})
+            if takes_words:
+                arguments["words"], call = call.rest, replace(call, rest=())
             with _hints(call.peer), interruptible():
                 command(call, **arguments)
 

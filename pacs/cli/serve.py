@@ -1,11 +1,14 @@
 """`pacs serve`."""
 
+import logging
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.exit_status import exit_status
 from pacs.cli.options import setting_option, with_config_loader
 from pacs.cli.verbosity import say
 from pacs.support.sockets import host_and_port
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
     from pacs.config import Config
     from pacs.faults.model import Scenario
-    from pacs.observability.events import EventStream
+    from pacs.observability.events import Event, EventStream
 
 
 def _scenario(ctx: click.Context, _parameter: click.Parameter, name: Any) -> "Scenario | None":
@@ -56,39 +59,65 @@ def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
     SIGTERM or SIGINT (Ctrl-C) stops it after running operations have ended, a second signal immediately. SIGHUP reloads
     the configuration.
     """
+    from pacs.errors import PacsError
+    from pacs.observability.logging import setup_logging, uncaught_logged
+
+    config = read()
+    setup_logging(config.log.level, config.log.format)
+    try:
+        with uncaught_logged():
+            _serve(config, read, scenario)
+    except PacsError as error:
+        if config.log.format != "json":
+            raise
+        logging.getLogger("pacs").log(logging.ERROR, "; ".join((error.comment, *getattr(error, "__notes__", ()))))
+        raise click.exceptions.Exit(exit_status(error)) from error
+
+
+def _serve(config: "Config", read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
     from pacs.archive import Archive
     from pacs.daemon import run_until_signalled
-    from pacs.observability.events import Event, ServerReady, WebReady
-    from pacs.observability.logging import log_event, setup_logging
+    from pacs.observability.logging import log_event
     from pacs.observability.systemd import Notifier
     from pacs.workers import supervise
 
-    def announce(event: Event) -> None:
-        if isinstance(event, ServerReady):
-            where = host_and_port(event.host, event.port)
-            secure = f", TLS on port {event.secure_port}" if event.secure_port != event.port else " with TLS"
-            secure = secure if event.secure_port else ""
-            faults = f", INJECTS FAULTS: scenario {scenario.name}" if scenario else ""
-            say(f"pacs is ready: AE title {event.ae_title} on {where}{secure}{faults}")
-        if isinstance(event, WebReady):
-            scheme = "https" if event.is_secure else "http"
-            say(f"pacs serves {scheme}://{host_and_port(event.host, event.port)}/healthz, /readyz and /metrics")
-
     def announce_stop() -> None:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and config.log.format != "json":
             seconds = f"{archive.config.limits.drain_seconds:g} s"
             waiting = f"pacs is waiting up to {seconds} for running operations; press Ctrl-C again to stop immediately"
             say(waiting, err=True)
 
-    config = read()
-    setup_logging(config.log.level, config.log.format)
     with Archive(config, fault_hook=_fault_hook(scenario, config)) as archive:
         archive.events.subscribe(log_event)
         _warn(scenario, archive.events)
-        archive.events.subscribe(announce)
+        archive.events.subscribe(_announce_in_json if config.log.format == "json" else partial(_announce, scenario))
         run = supervise if config.server.workers > 1 else run_until_signalled
         notifier = Notifier.from_environment(os.environ)
         run(archive, stopping=announce_stop, read=read, notifier=notifier)
+
+
+def _announce(scenario: "Scenario | None", event: "Event") -> None:
+    """Print that the server is ready."""
+    from pacs.observability.events import ServerReady, WebReady
+
+    if isinstance(event, ServerReady):
+        where = host_and_port(event.host, event.port)
+        secure = f", TLS on port {event.secure_port}" if event.secure_port != event.port else " with TLS"
+        secure = secure if event.secure_port else ""
+        faults = f", INJECTS FAULTS: scenario {scenario.name}" if scenario else ""
+        say(f"pacs is ready: AE title {event.ae_title} on {where}{secure}{faults}")
+    if isinstance(event, WebReady):
+        scheme = "https" if event.is_secure else "http"
+        say(f"pacs serves {scheme}://{host_and_port(event.host, event.port)}/healthz, /readyz and /metrics")
+
+
+def _announce_in_json(event: "Event") -> None:
+    """Print that the server is ready, as a line of JSON."""
+    from pacs.observability.events import ServerReady, WebReady
+    from pacs.observability.logging import json_line
+
+    if isinstance(event, ServerReady | WebReady):
+        say(json_line(event))
 
 
 def _fault_hook(scenario: "Scenario | None", config: "Config") -> Any:

@@ -10,7 +10,7 @@ from ssl import SSLContext
 from pydicom import Dataset
 
 from pacs.client.finding import find
-from pacs.client.identifiers import Identifier, Level, Model, data_set_of, root_of, with_level
+from pacs.client.identifiers import Level, Model, root_of, with_level
 from pacs.client.missing_instances import MissingInstances, RetrieveJob, RetrievePlan
 from pacs.client.outcomes import OnProgress, Progress, Retrieved, combined
 from pacs.client.peer import Peer
@@ -18,7 +18,9 @@ from pacs.client.receive.senders import Senders
 from pacs.client.retries import persistently
 from pacs.client.retrieve_operation import ignore_progress
 from pacs.client.retrieving import get, move_and_store
+from pacs.client.without_folder import may_have_no_folder
 from pacs.dicom.attributes import NOT_KEYS
+from pacs.dicom.identifier_builder import Identifier, data_set_of
 from pacs.dimse.messages.status import CANCEL, SUCCESS
 from pacs.errors import (
     AssociationLost,
@@ -31,11 +33,12 @@ from pacs.errors import (
 )
 
 
+@may_have_no_folder
 def fetch(
     peer: Peer | str,
     identifier: Identifier,
     *,
-    to: Path | str,
+    to: Path | str | None = None,
     on_progress: OnProgress | None = None,
     level: Level = None,
     model: Model = "study",
@@ -52,6 +55,8 @@ def fetch(
 ) -> Retrieved:
     """Retrieve into the folder `to` the selected instances that it does not contain yet.
 
+    Without a folder, the result has all of them as data sets (`Retrieved.datasets`).
+
     Present instances are recognised by the file names of earlier retrieves. If there are any, the PACS is queried for
     its instances and the missing ones are requested by UID; if the query fails, everything is requested. Instances are
     retrieved by C-GET if the PACS supports it, otherwise by C-MOVE as in `move_and_store`, with the same arguments.
@@ -66,18 +71,19 @@ def fetch(
     if not keys.keys() - NOT_KEYS.keys():
         raise InvalidArgument("A fetch needs at least one key with a value")
     lowest = with_level(keys, level, root)
-    classes = tuple(sop_classes)
+    assert to is not None, "the decorator gives a folder"
+    folder, classes = Path(to), tuple(sop_classes)
 
     def attempt(peer: Peer) -> Retrieved:
-        missing_instances = MissingInstances(partial(find, peer, model=model), Path(to), root)
+        missing_instances = MissingInstances(partial(find, peer, model=model), folder, root)
         plan = missing_instances.plan(keys, lowest)
         known = replace(plan, jobs=tuple(replace(each, sop_classes=each.sop_classes or classes) for each in plan.jobs))
-        move = partial(move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait)
+        move = partial(move_and_store, peer, model=model, to=folder, ae_title=ae_title, host=host, port=port, wait=wait)
         return _Fetch(
             known,
             missing_instances.remaining_jobs,
             on_progress or ignore_progress,
-            partial(get, peer, model=model, to=to, check=check),
+            partial(get, peer, model=model, to=folder, check=check),
             partial(move, senders=senders, tls=tls, check=check),
         ).run()
 

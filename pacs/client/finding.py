@@ -7,12 +7,14 @@ from pydicom import Dataset
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement, RawDataElement
 
-from pacs.client.identifiers import Identifier, Level, Model, data_set_of, encoded, root_of, sop_class_of, with_level
+from pacs.client.identifiers import Level, Model, encoded, root_of, sop_class_of, with_level
 from pacs.client.peer import Peer, abandoning, associated, peer_of
 from pacs.client.status_errors import check
+from pacs.dicom import charset
 from pacs.dicom.charset import CUSTOMIZABLE
 from pacs.dicom.dataset import View, items, vr
 from pacs.dicom.identifier import decode
+from pacs.dicom.identifier_builder import Identifier, data_set_of
 from pacs.dicom.levels import DimseOperation
 from pacs.dicom.sop_classes import VERIFICATION
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
@@ -86,10 +88,10 @@ def _matches(
         context = requestor.context(sop_class)
         exchange = requestor.ask(CommandField.C_FIND, context, encoded(identifier, context.transfer_syntax), priority=0)
         with abandoning(exchange, peer):
-            yield from _matches_of(exchange, limit)
+            yield from _matches_of(exchange, limit, charset.parse(peer.character_set))
 
 
-def _matches_of(exchange: Exchange, limit: int | None) -> Generator[Dataset, None, None]:
+def _matches_of(exchange: Exchange, limit: int | None, default: charset.Terms) -> Generator[Dataset, None, None]:
     """Yield the matches of an exchange, and cancel it when the limit is reached."""
     count = 0
     for response in exchange.responses():
@@ -98,7 +100,8 @@ def _matches_of(exchange: Exchange, limit: int | None) -> Generator[Dataset, Non
             return
         if response.data is None:
             continue
-        match = _with_text(View.of(decode(response.data, response.context.transfer_syntax)))
+        view = View.of(decode(response.data, response.context.transfer_syntax))
+        match = _with_text(view if view.terms else View(view.dataset, default))
         count += 1
         if count == limit:
             exchange.cancel()

@@ -1,34 +1,21 @@
-"""Identifiers from mappings or data sets, with their Query/Retrieve Level (PS3.4 C.2.2, C.4.1.1.3)."""
+"""The level and information model of an Identifier (PS3.4 C.2.2, C.4.1.1.3), and its encoding."""
 
-import re
-from collections.abc import Iterable, Mapping
-from datetime import date
-from datetime import time as clock
-from typing import Any
+from collections.abc import Iterable
 
-from pydicom import Dataset, Sequence
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
-from pydicom.dataelem import DataElement
-from pydicom.tag import BaseTag
+from pydicom import Dataset
 
-from pacs.dicom import charset
 from pacs.dicom.attributes import NOT_KEYS, attribute, by_keyword
-from pacs.dicom.dataset import CHARACTER_SET, View, dictionary_vr, raw
+from pacs.dicom.dataset import View
 from pacs.dicom.identifier import encode
-from pacs.dicom.levels import UNIQUE_KEYS, DimseOperation, QueryLevel, Root, model_of
-from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
+from pacs.dicom.identifier_builder import put_code
+from pacs.dicom.levels import UNIQUE_KEYS, DimseOperation, QueryLevel, Root, level_named, model_of
 from pacs.errors import InvalidArgument
-
-Identifier = Dataset | Mapping[Any, Any]
-"""Keys and values, by keyword, by "gggg,eeee", by (group, element), or by a path of keywords through sequences."""
 
 Level = QueryLevel | str | None
 Model = Root | str
 
 QUERY_LEVEL = 0x00080052
 
-_TAG = re.compile(r"\(?([0-9a-fA-F]{4}),? ?([0-9a-fA-F]{4})\)?")
-_TEXT_VRS = charset.CUSTOMIZABLE | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
 _MODELS = {
     "patient": Root.PATIENT,
     "study": Root.STUDY,
@@ -50,151 +37,17 @@ def root_of(model: Model) -> Root:
     return _MODELS[model]
 
 
-# --- the data set ------------------------------------------------------------------------------------------------
-
-
-def data_set_of(identifier: Identifier) -> Dataset:
-    """Return the keys as a new data set, with texts as given. Raises InvalidArgument for an invalid key.
-
-    Non-ASCII texts are encoded in the character set that the data set names, otherwise in Latin-1 or UTF-8.
-    """
-    if isinstance(identifier, Dataset):
-        return _in_a_character_set(Dataset(dict(identifier.items())))
-    texts = list(_texts(identifier.values()))
-    found = Dataset()
-    stated = identifier.get("SpecificCharacterSet") or ""
-    terms = charset.parse(stated) if stated else charset.choose(texts, ())
-    if terms or "SpecificCharacterSet" in identifier:  # some AEs state theirs only where it is a return key
-        _put_code(found, CHARACTER_SET, "\\".join(terms))
-    for key, value in identifier.items():
-        if key != "SpecificCharacterSet":
-            _put(found, path_of(key), value, terms)
-    return found
-
-
-def _in_a_character_set(dataset: Dataset) -> Dataset:
-    """Set Specific Character Set if the data set has none but needs one, and return the data set."""
-    texts = list(View.of(dataset).all_texts())
-    if CHARACTER_SET not in dataset and (terms := charset.choose(texts, ())):
-        _put_code(dataset, CHARACTER_SET, "\\".join(terms))
-    return dataset
-
-
-def _put_code(dataset: Dataset, tag: int, text: str) -> None:
-    """Set an element of VR CS."""
-    dataset[tag] = raw(tag, "CS", text.encode("ascii"))
-
-
-def _texts(values: Iterable[Any]) -> Iterable[str]:
-    for value in values:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _texts(value)
-        elif isinstance(value, Mapping):
-            yield from _texts(value.values())
-
-
-def path_of(key: object) -> list[int]:
-    """Return the tags on the path of a key. Raises InvalidArgument."""
-    if isinstance(key, int):
-        return [int(key)]
-    if isinstance(key, tuple) and len(key) == 2 and all(isinstance(each, int) for each in key):
-        return [key[0] << 16 | key[1]]
-    if isinstance(key, str) and key:
-        return [_tag(part) for part in key.split(".")]
-    raise InvalidArgument(f"A key is a keyword, a tag or a path of keywords, not {key!r}")
-
-
-def _tag(text: str) -> int:
-    tag = tag_for_keyword(text)
-    if text and tag is not None:  # the dictionary has an element with an empty keyword
-        return tag
-    found = _TAG.fullmatch(text.strip())
-    if found is None:
-        raise InvalidArgument(f"{text!r} is neither a keyword of PS3.6 nor a tag like 0010,0020")
-    return int(found[1], 16) << 16 | int(found[2], 16)
-
-
-def _put(dataset: Dataset, path: list[int], value: object, terms: charset.Terms) -> None:
-    """Set a value at the end of a path, creating one item for each sequence on the way."""
-    tag, *rest = path
-    if rest and _vr(tag) != "SQ" and not tag >> 16 & 1:
-        raise InvalidArgument(f"{keyword_for_tag(tag) or f'{tag:08X}'} is not a sequence and contains no other keys")
-    if rest:
-        items = dataset[tag].value if tag in dataset else None
-        if not items:
-            items = Sequence([Dataset()])
-            dataset.add(DataElement(BaseTag(tag), "SQ", items))
-        _put(items[0], rest, value, terms)
-    else:
-        dataset[tag] = _element(tag, value, terms)
-
-
-def _element(tag: int, value: object, terms: charset.Terms) -> Any:
-    vr = _vr(tag)
-    if vr == "SQ":
-        return DataElement(BaseTag(tag), "SQ", Sequence(_items(value)))
-    if value is None:
-        return raw(tag, vr, b"")
-    values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-    if not values or values == [""]:
-        return raw(tag, vr, b"")
-    try:
-        if vr in _TEXT_VRS:
-            text = "\\".join(_text(each, vr) for each in values)
-            return raw(tag, vr, charset.encode(text, terms if vr in charset.CUSTOMIZABLE else ()))
-        numbers = [_number(each, vr) for each in values]
-        return DataElement(BaseTag(tag), vr, numbers if numbers[1:] else numbers[0])
-    except (ValueError, TypeError, LookupError) as error:
-        raise InvalidArgument(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) of VR {vr} cannot be {value!r}") from error
-
-
-_FORMATS = {"DA": "%Y%m%d", "TM": "%H%M%S", "DT": "%Y%m%d%H%M%S"}
-
-
-def _text(value: object, vr: str) -> str:
-    """A value as text; Python's dates and times in the format of their VR."""
-    return value.strftime(_FORMATS[vr]) if vr in _FORMATS and isinstance(value, date | clock) else str(value)
-
-
-def _number(value: object, vr: str) -> object:
-    """A value of a VR that is no text, from text where it is a number or a tag. Raises ValueError, TypeError."""
-    if vr == "AT" and isinstance(value, str):
-        return _tag(value)
-    if vr in BINARY_INTEGERS or vr in BINARY_FLOATS:
-        return float(str(value)) if vr in BINARY_FLOATS else int(str(value))
-    if not isinstance(value, bytes):
-        raise TypeError(vr)
-    return value
-
-
-def _items(value: Any) -> list[Dataset]:
-    """Return the items of a sequence key; one empty item for an empty value (PS3.4 C.2.2.2.6)."""
-    if value in (None, "", []):
-        return [Dataset()]
-    given = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(each, Dataset | Mapping) for each in given):
-        raise InvalidArgument(f"The items of a sequence are mappings or data sets, not {value!r}")
-    return [data_set_of(each) for each in given]
-
-
-def _vr(tag: int) -> str:
-    vr = dictionary_vr(tag)
-    return "LO" if vr == "UN" and tag >> 16 & 1 else vr
-
-
 # --- the level ---------------------------------------------------------------------------------------------------
 
 
 def level_of(level: Level) -> QueryLevel | None:
-    """Return the level with this name. Raises InvalidArgument."""
+    """Return the level with this name, in the singular or plural. Raises InvalidArgument."""
     if level is None or isinstance(level, QueryLevel):
         return level
-    name = level.strip().upper()
-    if name not in QueryLevel.__members__:
+    found = level_named(level)
+    if found is None:
         raise InvalidArgument(f"A level is one of {', '.join(QueryLevel.__members__)}, not {level!r}")
-    return QueryLevel[name]
+    return found
 
 
 def with_level(dataset: Dataset, level: Level, root: Root, *, unique_only: bool = False) -> QueryLevel:
@@ -208,7 +61,7 @@ def with_level(dataset: Dataset, level: Level, root: Root, *, unique_only: bool 
         found = root.level_of_key(max(_levels(dataset, unique_only), default=root.levels[0]))
     if found not in root.levels:
         raise InvalidArgument(f"{root.title} has no level {found.name}")
-    _put_code(dataset, QUERY_LEVEL, found.name)
+    put_code(dataset, QUERY_LEVEL, found.name)
     return found
 
 

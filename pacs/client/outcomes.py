@@ -63,10 +63,12 @@ class Retrieved:
     bytes: int = 0
     """Size of the data sets that arrived."""
     elapsed: float = 0.0
+    in_memory: tuple[Dataset, ...] = field(default=(), repr=False)
+    """The data sets of a retrieve without a folder, in order of arrival; `paths` is empty then."""
 
     def datasets(self) -> Iterator[Dataset]:
-        """Read each instance with pydicom, one at a time."""
-        return map(dcmread, self.paths)
+        """Yield each instance as a pydicom data set; those in files are read one at a time."""
+        return iter(self.in_memory) if self.in_memory else map(dcmread, self.paths)
 
 
 def combined(results: Sequence[Retrieved], present: Iterable[Path] = ()) -> Retrieved:

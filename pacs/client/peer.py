@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from pacs.dicom import charset
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
 from pacs.dimse.scu import Exchange
@@ -89,12 +90,17 @@ class Peer:
     """Passcode of the user, which an unencrypted association sends in clear text; '' for none."""
     token: str = field(default="", repr=False)
     """JSON Web Token that identifies the user, instead of name and passcode; '' for none."""
+    character_set: str = ""
+    """Character set of its answers to a C-FIND that name none, such as ISO_IR 100; '' for UTF-8 or Latin-1."""
 
     def __post_init__(self) -> None:
         for title in (self.ae_title, self.calling_ae_title):
             check_ae_title(title)
         if not 0 < self.port <= 0xFFFF:
             raise InvalidArgument(f"A port is between 1 and 65535, not {self.port}")
+        if not charset.is_known(charset.parse(self.character_set)):
+            known = ", ".join(charset.DEFINED_TERMS)
+            raise InvalidArgument(f"A character set is one of {known}, not {self.character_set!r}")
         if self.token and (self.user or self.passcode):
             raise InvalidArgument("A user is identified by name and passcode or by a token, not by both")
         if self.passcode and not self.user:

@@ -8,23 +8,14 @@ from dataclasses import dataclass, field
 from pydicom import Dataset
 
 from pacs.client.completeness import Expected
-from pacs.client.identifiers import (
-    Identifier,
-    Level,
-    Model,
-    data_set_of,
-    encoded,
-    root_of,
-    sop_class_of,
-    uids,
-    with_level,
-)
+from pacs.client.identifiers import Level, Model, encoded, root_of, sop_class_of, uids, with_level
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, abandoning, associated
 from pacs.client.receive.receiver import Listener
 from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, StoreSCP
 from pacs.client.status_errors import advice_for, failure
 from pacs.dicom.identifier import decode
+from pacs.dicom.identifier_builder import Identifier, data_set_of
 from pacs.dicom.levels import DimseOperation
 from pacs.dicom.status import PENDING, is_completed
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES

@@ -7,7 +7,7 @@ from ssl import SSLContext
 
 from pacs.client.completeness import expected
 from pacs.client.contexts import proposals_for
-from pacs.client.identifiers import Identifier, Level, Model
+from pacs.client.identifiers import Level, Model
 from pacs.client.outcomes import OnProgress, Retrieved
 from pacs.client.peer import Peer, check_ae_title, peer_of
 from pacs.client.receive.receiver import Handler, Listener
@@ -15,6 +15,8 @@ from pacs.client.receive.senders import SenderFilter, Senders, listen_addresses
 from pacs.client.receive.store_scp import StoreSCP
 from pacs.client.retries import persistently
 from pacs.client.retrieve_operation import RetrieveOperation, RetrieveRequest, ignore_progress
+from pacs.client.without_folder import may_have_no_folder
+from pacs.dicom.identifier_builder import Identifier
 from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
@@ -57,11 +59,12 @@ def move(
     return persistently(attempt, peer, max_time=max_time, retries=retries)
 
 
+@may_have_no_folder
 def move_and_store(
     peer: Peer | str,
     identifier: Identifier,
     *,
-    to: Path | str,
+    to: Path | str | None = None,
     on_progress: OnProgress | None = None,
     level: Level = None,
     model: Model = "study",
@@ -77,6 +80,8 @@ def move_and_store(
     retries: int = 0,
 ) -> Retrieved:
     """Ask a PACS to send the selected instances to this host by C-MOVE; a storage SCP runs here during the retrieve.
+
+    They are written to the folder `to`; without it, the result has them as data sets (`Retrieved.datasets`).
 
     `ae_title` is the AE title under which the PACS knows this storage SCP (the calling AE title if None), at `port` of
     this host. Only the host of the PACS may connect, with that called AE title. `senders` allows other addresses or
@@ -96,11 +101,13 @@ def move_and_store(
     title = ae_title or peer.calling_ae_title
     check_ae_title(title)
     request = RetrieveRequest.of(identifier, level, model, DimseOperation.MOVE)
+    assert to is not None, "the decorator gives a folder"
+    folder = Path(to)
 
     def attempt(peer: Peer) -> Retrieved:
         hosts, sender_filter = listen_addresses(peer, senders, host, port), SenderFilter.of(peer, senders, title)
         with WakeUp() as wake_up:
-            store_scp = StoreSCP(Path(to), overwrite=overwrite, requested=request.uids, on_arrival=wake_up.wake)
+            store_scp = StoreSCP(folder, overwrite=overwrite, requested=request.uids, on_arrival=wake_up.wake)
             handlers: dict[int, Handler] = {CommandField.C_STORE: store_scp.store}
             with Listener(
                 hosts, port, handlers, sender_filter=sender_filter, deadlines=peer.deadlines, tls=tls
@@ -121,11 +128,12 @@ def move_and_store(
     return persistently(attempt, peer, max_time=max_time, retries=retries)
 
 
+@may_have_no_folder
 def get(
     peer: Peer | str,
     identifier: Identifier,
     *,
-    to: Path | str,
+    to: Path | str | None = None,
     on_progress: OnProgress | None = None,
     level: Level = None,
     model: Model = "study",
@@ -136,6 +144,8 @@ def get(
     retries: int = 0,
 ) -> Retrieved:
     """Retrieve the selected instances on the same association, by C-GET.
+
+    They are written to the folder `to`; without it, the result has them as data sets (`Retrieved.datasets`).
 
     An association has room for 127 Storage contexts. `sop_classes` are proposed in all suitable transfer syntaxes;
     without them, the common Storage SOP Classes are proposed.
@@ -148,6 +158,8 @@ def get(
     TimeLimitReached, an AssociationLost.
     """
     request, proposals = RetrieveRequest.of(identifier, level, model, DimseOperation.GET), tuple(sop_classes)
+    assert to is not None, "the decorator gives a folder"
+    folder = Path(to)
 
     def attempt(peer: Peer) -> Retrieved:
         retrieve = RetrieveOperation(
@@ -155,7 +167,7 @@ def get(
             request,
             Service.GET,
             on_progress or ignore_progress,
-            store_scp=StoreSCP(Path(to), overwrite=overwrite, requested=request.uids),
+            store_scp=StoreSCP(folder, overwrite=overwrite, requested=request.uids),
             find_expected=partial(expected, peer, request.identifier, model),
             is_checked=check,
         )

@@ -29,17 +29,20 @@ from pacs.dicom.header import (
 )
 from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY, check_storable
 from pacs.dicom.values import is_uid
-from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, SOPClassNotSupported, UndecodableDataSet
+from pacs.errors import (
+    InstanceUnreadable,
+    InvalidArgument,
+    NotDICOM,
+    PacsError,
+    SOPClassNotSupported,
+    UndecodableDataSet,
+)
 from pacs.support.folders import files_under
 
 _UIDS = (SOP_CLASS_UID, SOP_INSTANCE_UID)
 _TO_THE_PIXELS = (*_UIDS, PIXEL_DATA)
 
 Storable = Path | str | Dataset | Iterable["Path | str | Dataset"]
-
-
-class _NotDICOM(UndecodableDataSet):
-    """A file has neither File Meta Information nor the data set of an instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ def _add(found: Sources, what: Storable) -> None:
 def _add_folder(found: Sources, folder: Path) -> None:
     """Add the files in a folder; only those that are not DICOM, and DICOMDIRs, may be there without being stored."""
     for path in files_under(folder):
-        _add_item(found, path, skipped=(_NotDICOM, SOPClassNotSupported))
+        _add_item(found, path, skipped=(NotDICOM, SOPClassNotSupported))
 
 
 def _add_item(found: Sources, what: Path | Dataset, skipped: tuple[type[PacsError], ...] = ()) -> None:
@@ -136,20 +139,18 @@ def instance_in(path: Path) -> Instance:
         try:
             found = plain or _uids(file, head.transfer_syntax, _TO_THE_PIXELS if is_long else _UIDS)
         except UndecodableDataSet as error:
-            if head.data_offset:
-                raise
-            raise _NotDICOM(part10.NOT_DICOM) from error  # most likely a text file
+            raise part10.file_error(error, head) from error
         sop_class = found[SOP_CLASS_UID] or head.sop_class_uid
         instance = found[SOP_INSTANCE_UID] or head.sop_instance_uid
         if MEDIA_STORAGE_DIRECTORY in (sop_class, head.sop_class_uid):
             check_storable(MEDIA_STORAGE_DIRECTORY, unknown=True)
         if not head.data_offset and not (is_uid(sop_class) and is_uid(instance)):
-            raise _NotDICOM(part10.NOT_DICOM)
+            raise NotDICOM(part10.NOT_DICOM)
         require_uids({SOP_CLASS_UID: sop_class, SOP_INSTANCE_UID: instance})
         file.seek(head.data_offset)
         # Most receivers would store it as it is, with a success.
         if plain is None and is_cut_off(file, head.transfer_syntax):
-            raise UndecodableDataSet("The file is cut off: it ends in the middle of an element")
+            raise UndecodableDataSet(part10.FILE_CUT_OFF)
     return Instance(path, sop_class, instance, head.transfer_syntax, head.data_offset)
 
 

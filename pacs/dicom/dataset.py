@@ -6,7 +6,7 @@ value breaks the rules of its Value Representation, and received values must not
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -237,6 +237,13 @@ def numbers(element: Element) -> tuple[int | float, ...]:
     if vr(element) != "AT":
         return found
     return tuple(int(high) << 16 | int(low) for high, low in zip(found[::2], found[1::2], strict=False))
+
+
+def packed(vr: str, values: Iterable[int | float]) -> bytes:
+    """Return the value of a binary element in little endian. Raises struct.error, OverflowError if one is too large."""
+    if vr == "AT":
+        values = [half for tag in values for half in (int(tag) >> 16, int(tag) & 0xFFFF)]
+    return b"".join(struct.pack("<" + _WORDS[vr], value) for value in values)
 
 
 def _unpacked(value: bytes, vr: str, little: bool) -> tuple[int | float, ...]:

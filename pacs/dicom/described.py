@@ -3,9 +3,11 @@
 Memory is constant, whatever the data set contains.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from struct import pack
 from typing import NamedTuple
 
 from pydicom.datadict import (
@@ -20,9 +22,10 @@ from pydicom.tag import BaseTag
 from pacs.dicom import charset, dataset
 from pacs.dicom.bounds import DataSetBounds
 from pacs.dicom.charset import Terms
-from pacs.dicom.dataset import CHARACTER_SET, View
+from pacs.dicom.dataset import CHARACTER_SET, IMPLICIT_LITTLE, View
 from pacs.dicom.elements import Encoding, Source, Token, TokenKind, walk
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS, ONE_VALUE
+from pacs.errors import UndecodableDataSet
 
 LONGEST = 1 << 16
 """Bytes of a value that are read."""
@@ -114,19 +117,49 @@ class _Level:
 
 
 def described(source: Source, encoding: Encoding, bounds: DataSetBounds = BOUNDS) -> Iterator[Described]:
-    """Yield every token of a data set, described. Raises UndecodableDataSet, also for more elements than `bounds`."""
-    levels = [_Level(0, (), False)]
-    for token in bounds.limited(walk(source, encoding, bounds.depth)):
+    """Yield every token of a data set, described, and those of a sequence that is encoded as UN (PS3.5 6.2.2).
+
+    Raises UndecodableDataSet, also for more elements than `bounds`.
+    """
+    for count, element in enumerate(_described(source, encoding, bounds.depth, _Level(0, (), False)), start=1):
+        if bounds.elements is not None and count > bounds.elements:
+            comment = f"The data set has more than {bounds.elements} elements"
+            raise UndecodableDataSet(comment, [element.token.tag])
+        yield element
+
+
+def _described(source: Source, encoding: Encoding, depth: int, whole: _Level) -> Iterator[Described]:
+    levels = [whole]
+    for token in walk(source, encoding, depth):
         path = (*(each.tag for each in levels[1:]), token.tag)
         if token.kind is TokenKind.ITEM:
             levels.append(_Level(token.tag, levels[-1].terms, levels[-1].is_signed))
         elif token.kind is TokenKind.ITEM_END:
             levels.pop()
         elif token.kind is TokenKind.ELEMENT:
-            yield _element(source, token, levels[-1], path)
+            element = _element(source, token, levels[-1], path)
+            yield from _sequence_in(element, depth, levels[-1]) or [element]
             continue
         offset = token.start if token.kind is TokenKind.ENCAPSULATED_END else source.position
         yield Described(token, token.vr, _creator(token.tag, levels[-1]), levels[-1].terms, path, b"", offset)
+
+
+def _sequence_in(element: Described, depth: int, level: _Level) -> list[Described]:
+    """Return the tokens of a sequence that is encoded as UN, in Implicit VR Little Endian; none if it is not one."""
+    token, tag = element.token, element.token.tag
+    is_un = token.vr == "UN" and not token.encoding.implicit  # with implicit VRs the walk has looked for items
+    if not (is_un and element.data and element.is_whole and dataset.dictionary_vr(tag) == "SQ"):
+        return []
+    head = pack("<HHL", tag >> 16, tag & 0xFFFF, len(element.data))
+    source = Source(io.BytesIO(head + element.data), IMPLICIT_LITTLE)
+    try:
+        found = list(_described(source, IMPLICIT_LITTLE, depth, _Level(0, level.terms, level.is_signed)))
+    except UndecodableDataSet:
+        return []
+    if found[0].token.kind is not TokenKind.SEQUENCE:
+        return []
+    start = element.offset - len(head)
+    return [each._replace(path=element.path[:-1] + each.path, offset=each.offset + start) for each in found]
 
 
 def _element(source: Source, token: Token, level: _Level, path: tuple[int, ...]) -> Described:

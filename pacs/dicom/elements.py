@@ -383,6 +383,8 @@ class _TokenWalk:
         if tag != ITEM:
             if frame.tag in PIXELS and frame.depth == 0:
                 self._check_pixels(frame.tag, start)
+            if frame.kind is TokenKind.ENCAPSULATED:
+                raise UndecodableDataSet("Pixel data of undefined length is not in fragments", [frame.tag])
             raise UndecodableDataSet("A sequence contains something else than an item", [frame.tag])
         if frame.kind is TokenKind.SEQUENCE:
             return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)

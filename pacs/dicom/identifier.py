@@ -16,7 +16,7 @@ from pacs.dicom.bounds import DataSetBounds
 from pacs.dicom.dataset import CHARACTER_SET, Element, View, items, numbers, read, vr, write
 from pacs.dicom.elements import Encoding
 from pacs.dicom.keys import KeyReader, attribute_of, identifier_error, key_tags
-from pacs.dicom.levels import QueryLevel, Root
+from pacs.dicom.levels import LEVEL_SYNONYMS, QueryLevel, Root
 from pacs.dicom.matching_mode import MatchingMode, Negotiated
 from pacs.dicom.query import DateTimeRange, Key, Names, Query, Range, ReturnKey, SequenceKeys, Single, Wildcard
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
@@ -43,10 +43,6 @@ BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 """The VRs whose values are not shown as text."""
 
 QUERY_LEVEL = 0x00080052
-LEVEL_SYNONYMS = {
-    "INSTANCE": "IMAGE", "INSTANCES": "IMAGE", "IMAGES": "IMAGE", "STUDIES": "STUDY", "PATIENTS": "PATIENT",
-}  # fmt: skip
-"""Names that clients use for a Query/Retrieve Level."""
 _ENCODINGS = {
     "1.2.840.10008.1.2": Encoding(implicit=True),
     "1.2.840.10008.1.2.1": Encoding(),

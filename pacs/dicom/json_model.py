@@ -36,12 +36,15 @@ class _Writer:
         self._counts = [0]
         """The members of each open object and array."""
         self._fragments_at = 0
+        self._last: tuple[int, ...] = ()
+        """The path of the element before, if it was in the same item."""
 
     def pieces(self, element: Described) -> Iterator[str]:
         """Yield what a token adds."""
         token = element.token
         match token.kind:
-            case TokenKind.ELEMENT if token.tag & 0xFFFF:
+            case TokenKind.ELEMENT if token.tag & 0xFFFF and element.path != self._last:  # not a second time
+                self._last = element.path
                 yield from self._member(element, json.dumps(self._leaf(element), ensure_ascii=False))
             case TokenKind.SEQUENCE:
                 yield from self._member(element, '{"vr": "SQ"')
@@ -50,6 +53,7 @@ class _Writer:
                 yield ', "Value": [{' if not self._counts[-1] else ", {"
                 self._counts[-1] += 1
                 self._counts.append(0)
+                self._last = ()
             case TokenKind.ITEM_END | TokenKind.SEQUENCE_END:
                 yield self._end()
             case TokenKind.ENCAPSULATED:

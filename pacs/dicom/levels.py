@@ -18,6 +18,26 @@ class QueryLevel(IntEnum):
         return UNIQUE_KEYS[self]
 
 
+LEVEL_SYNONYMS = {
+    "INSTANCE": "IMAGE", "INSTANCES": "IMAGE", "IMAGES": "IMAGE", "STUDIES": "STUDY", "PATIENTS": "PATIENT",
+}  # fmt: skip
+"""Other names of Query/Retrieve Levels, used by clients and on the command line."""
+
+PLURAL = {
+    QueryLevel.PATIENT: "patients",
+    QueryLevel.STUDY: "studies",
+    QueryLevel.SERIES: "series",
+    QueryLevel.IMAGE: "images",
+}
+"""The entities of each level, for messages."""
+
+
+def level_named(name: str) -> QueryLevel | None:
+    """Return the level with a name or synonym, regardless of case; None for no such level."""
+    upper = name.strip().upper()
+    return QueryLevel.__members__.get(LEVEL_SYNONYMS.get(upper, upper))
+
+
 UNIQUE_KEYS = {
     QueryLevel.PATIENT: "PatientID",
     QueryLevel.STUDY: "StudyInstanceUID",

@@ -13,9 +13,9 @@ from struct import pack, unpack
 from typing import BinaryIO
 
 from pacs import __version__
-from pacs.dicom.elements import LONG_VRS, SHORT_VRS, is_in_place_of_a_vr
+from pacs.dicom.elements import CUT_OFF, DEFLATED_CUT_OFF, LONG_VRS, SHORT_VRS, is_in_place_of_a_vr
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, is_native
-from pacs.errors import UndecodableDataSet
+from pacs.errors import NotDICOM, PacsError, UndecodableDataSet
 
 IMPLEMENTATION_CLASS_UID = "2.25.115049901136962962696975256259999777924"
 IMPLEMENTATION_VERSION_NAME = f"PACS_{__version__}"[:16]
@@ -26,6 +26,9 @@ PREAMBLE = b"\0" * 128 + b"DICM"
 
 NOT_DICOM = "Not a DICOM file: neither File Meta Information nor a data set"
 """The comment for a file that is something else."""
+
+FILE_CUT_OFF = "The file is cut off: it ends in the middle of an element"
+"""The comment for a file whose data set is truncated."""
 
 _VRS = frozenset(vr.encode() for vr in SHORT_VRS | LONG_VRS)
 _DIGEST, _NO_DIGEST = "sha256=", "0" * 64
@@ -141,6 +144,13 @@ def file_meta_bytes(file: BinaryIO, data_offset: int) -> bytes:
     file.seek(0)
     _pass_preamble(file)
     return file.read(data_offset - file.tell()) if data_offset else b""
+
+
+def file_error(error: PacsError, head: FileMeta) -> PacsError:
+    """Return the error for a file whose data set has this error; without File Meta Information it may be a text."""
+    if not head.data_offset:
+        return NotDICOM(NOT_DICOM)
+    return UndecodableDataSet(FILE_CUT_OFF) if error.comment in (CUT_OFF, DEFLATED_CUT_OFF) else error
 
 
 def _pass_preamble(file: BinaryIO) -> None:

@@ -8,7 +8,7 @@ year or month in DA, dates and times in ISO 8601, and ends of a range behind the
 import re
 from collections.abc import Iterator
 
-from pacs.dicom.values import Range, first_and_last, last_day_of
+from pacs.dicom.values import Range, first_and_last, last_day_of, parse_range
 
 _ISO = re.compile(
     r"(?P<year>(?:19|20)[0-9]{2})(?:(?P<sign>-?)(?P<month>[0-9]{2})(?:(?P=sign)(?P<day>[0-9]{2})"
@@ -71,3 +71,21 @@ def _compact(text: str, *, is_end: bool) -> str | None:
 def _is_midnight(time: str) -> bool:
     """Whether a time is 24:00, the end of a day (ISO 8601)."""
     return _TIME.fullmatch(time) is not None and _MIDNIGHT.fullmatch(time.replace(":", "")) is not None
+
+
+def standard_date(text: str) -> str:
+    """Return a DA key that was typed, as PS3.5 writes it: `2014-10-23` gives 20141023, `2014` a range.
+
+    A text that is standard already, or has no certain meaning, is returned as it is.
+    """
+    try:
+        parse_range("DA", text)
+    except ValueError:
+        pass
+    else:
+        return text
+    try:
+        low, high = parse_typed_range("DA", text)
+    except ValueError:
+        return text
+    return low if low and low == high else f"{low or ''}-{high or ''}"

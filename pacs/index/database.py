@@ -449,6 +449,12 @@ def _parsed_url(url: str) -> URL:
     raise ConfigurationError("database.url must begin with sqlite:/// and a file, or with postgresql+psycopg://")
 
 
+def file_of(url: str) -> Path | None:
+    """Return the file of an SQLite database, None for a database server. Raises ConfigurationError."""
+    parsed = _parsed_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
 def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) -> Engine:
     """Create an engine that begins transactions explicitly and whose errors contain no parameters."""
     settings: dict[str, Any] = {"hide_parameters": True, "pool_timeout": wait, "max_overflow": connections // 2}
@@ -458,7 +464,7 @@ def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) 
             return _sqlite_engine(url, wait, file, settings)
         return create_engine(_with_timeouts(url, wait), pool_pre_ping=True, **settings)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise ConfigurationError("PostgreSQL needs a driver: pip install 'pacs-archive[postgres]'") from error
+        raise ConfigurationError("PostgreSQL needs a driver: run `pip install 'psycopg[binary]'`") from error
 
 
 def _with_timeouts(url: URL, wait: float) -> URL:

@@ -57,6 +57,8 @@ def check(index: Index) -> None:
     if encoding != "UTF8":
         raise SchemaMismatch("the database is not in UTF8: create it with -E UTF8")
     _refuse_newer(revision)
+    if revision is None:
+        raise SchemaMismatch("the database has no index yet: run `pacs db upgrade`")
     if revision != head():
         raise SchemaMismatch("the index has an older schema: run `pacs db upgrade`")
 

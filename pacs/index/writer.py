@@ -32,6 +32,7 @@ __all__ = [
     "add",
     "find",
     "find_all",
+    "find_by_files",
     "is_in_row",
     "is_known",
     "remove",
@@ -118,6 +119,12 @@ def find_all(index: Index, sop_instance_uids: Sequence[str]) -> list[StoredInsta
     chosen = STORED.where(among(image.c.sop_instance_uid, sop_instance_uids))
     with index.read() as connection:
         return [StoredInstance(*row) for row in connection.execute(chosen)]
+
+
+def find_by_files(index: Index, file_keys: Sequence[str]) -> list[StoredInstance]:
+    """Return the stored instances that have these files. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return [StoredInstance(*row) for row in connection.execute(STORED.where(among(image.c.file_key, file_keys)))]
 
 
 def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:

@@ -39,7 +39,8 @@ NOTHING = Subject()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One record. `operation` is a DIMSE service such as "C-STORE", or "delete", "export" or "import".
+    """One record. `operation` is a DIMSE service such as "C-STORE", or "delete", "export" or "import"; it is
+    "association" for one that was rejected because of caller or user: `user` is the name that was claimed then.
 
     `outcome` is the class of the status. `status` is the DIMSE status, None for a command; `comment` is the reason of a
     failure. An association has AE titles and an address, a command the local user.

@@ -33,16 +33,34 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopping(Event):
+    """The server accepts no more associations and waits for running operations; `signal` is the name of the signal."""
+
+    TITLE: ClassVar[str] = "stopping"
+    signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopped(Event):
+    """The server has closed its stores. `duration` is the time since its start, in seconds."""
+
+    TITLE: ClassVar[str] = "stopped"
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerReady(Event):
     """The server accepts associations."""
 
     TITLE: ClassVar[str] = "ready"
-    LEVEL: ClassVar[int] = logging.DEBUG
     ae_title: str
     host: str
     port: int
     secure_port: int = 0
     """The port for associations with TLS, 0 for none."""
+    version: str
+    database: str
+    workers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +85,6 @@ class WebReady(Event):
     """The server answers HTTP requests."""
 
     TITLE: ClassVar[str] = "web ready"
-    LEVEL: ClassVar[int] = logging.DEBUG
     host: str
     port: int
     is_secure: bool = False
@@ -95,7 +112,8 @@ class AssociationAccepted(Event):
 class AssociationRequestRejected(Event):
     """An association request was rejected (A-ASSOCIATE-RJ, PS3.8 9.3.4), or an invalid one aborted.
 
-    Result, source and reason are 0 for an abort; `comment` is the reason in words.
+    Result, source and reason are 0 for an abort; `comment` is the reason in words. `user` is the name that the request
+    claims, which was not verified.
     """
 
     TITLE: ClassVar[str] = "association rejected"
@@ -108,6 +126,7 @@ class AssociationRequestRejected(Event):
     source: int
     reason: int
     comment: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +198,8 @@ class OperationFinished(Event):
 class SubOperationFinished(Event):
     """A C-STORE sub-operation of a retrieve has its response, or will not get one.
 
-    `repeated` is whether it failed for the same reason as the failure before.
+    `repeated` is whether it had no response for the same reason as the one before: a destination that is off costs one
+    line. What it refuses is a line each, with its SOP Instance UID.
     """
 
     TITLE: ClassVar[str] = "sub-operation"
@@ -195,7 +215,7 @@ class SubOperationFinished(Event):
 
     @property
     def level(self) -> int:
-        """WARNING for the first failure of a kind, else DEBUG."""
+        """WARNING for a failure that is not repeated, else DEBUG."""
         return logging.WARNING if is_failure(self.status) and not self.repeated else logging.DEBUG
 
 

@@ -1,14 +1,19 @@
 """The log: a subscriber of the event stream, and the set-up of structlog and the standard library's loggers."""
 
+import json
 import logging
 import sys
+import threading
 import traceback
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import structlog
 
+from pacs.errors import PacsError
 from pacs.observability.events import Event
 
 TEXT_LIMIT = 1000
@@ -100,6 +105,34 @@ def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: Te
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def json_line(event: Event) -> str:
+    """Return an event as a line of JSON, as in a log of that format, for the standard output of a server."""
+    fields = _escape(None, "", _log_fields(event, ()))
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return json.dumps({**fields, "event": event.TITLE, "level": "info", "timestamp": time}, ensure_ascii=False)
+
+
+@contextmanager
+def uncaught_logged() -> Iterator[None]:
+    """Log what no thread catches while the body runs, and unexpected exceptions of the body, which end the program.
+
+    Otherwise Python prints them, with their messages, in a format of its own.
+    """
+    before = threading.excepthook, sys.unraisablehook
+    logger = logging.getLogger("pacs")
+    threading.excepthook = lambda failed: logger.critical("a thread failed", exc_info=failed.exc_value)
+    sys.unraisablehook = lambda failed: logger.error("an exception was ignored", exc_info=failed.exc_value)
+    try:
+        yield
+    except (PacsError, BrokenPipeError):  # commands end with a sentence for these
+        raise
+    except Exception as error:
+        logger.critical("the server failed", exc_info=error)
+        sys.exit(1)
+    finally:
+        threading.excepthook, sys.unraisablehook = before
 
 
 def set_level(level: str) -> None:

@@ -19,6 +19,9 @@ MOST_TABLE_BITS = 16
 BLOCK = 1 << 20
 """Pixels of a colour image that are converted at once, as floating point numbers."""
 
+PNG_LEVEL = 1
+"""Of zlib: the highest level takes ten times as long, for a tenth less."""
+
 _YBR_FULL = ((0.2990, 0.5870, 0.1140), (-0.1687, -0.3313, 0.5000), (0.5000, -0.4187, -0.0813))
 _YBR_PARTIAL = ((0.2568, 0.5041, 0.0979), (-0.1482, -0.2910, 0.4392), (0.4392, -0.3678, -0.0714))
 """RGB to Y, Cb and Cr (PS3.3 C.7.6.3.1.2)."""
@@ -28,7 +31,7 @@ def rendered(native: bytes, image: ImagePixel, rendering: Rendering, result: Ima
     """Return a native frame as a picture of the size of `result`, encoded in `form`. Raises NotSupported."""
     picture = _fitted(render(native, image, rendering), result.rows, result.columns)
     if form == PNG:
-        return bytes(imagecodecs.png_encode(picture))
+        return bytes(imagecodecs.png_encode(picture, level=PNG_LEVEL))
     if form == JPEG:
         return bytes(imagecodecs.jpeg8_encode(picture, level=rendering.quality))
     return picture.tobytes()

@@ -165,10 +165,10 @@ def read(path: Path) -> list[RecordedAssociation]:
     """Return the associations of a recording, in the order of their beginning. Raises RecordingUnusable, OSError."""
     associations: dict[int, RecordedAssociation] = {}
     left = MAX_PIXEL_BYTES
-    with path.open(encoding="utf-8") as stream:
+    with path.open("rb") as stream:
         for number, text in enumerate(stream, 1):
             try:
-                line = json.loads(text)
+                line = json.loads(text.decode())
                 left -= count_zeros(line)
                 if left < 0:
                     raise ValueError(f"expected at most {MAX_PIXEL_BYTES} bytes of pixels")
@@ -179,8 +179,9 @@ def read(path: Path) -> list[RecordedAssociation]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"expected a recording of `pacs record`, one JSON object per line ({error.msg})"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "not in UTF-8"
+        return f"expected a recording of `pacs record`, one JSON object per line ({why})"
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 

@@ -114,13 +114,13 @@ class Pseudonyms:
         if isinstance(element.value, bytes):  # received with another VR
             return DataElement(tag, vr, None)
         if vr in NUMBERS:
-            values = _values(element.value)
+            values = values_of(element.value)
             is_told = tag.group != PATIENT_GROUP and all(isinstance(each, int | float) for each in values)
             return DataElement(tag, vr, values if is_told else None)
         change = self._by_vr[vr]
         if element.keyword == "SpecificCharacterSet":
             change = self._valid_value
-        return DataElement(tag, vr, [change(tag, str(each)) for each in _values(element.value)])
+        return DataElement(tag, vr, [change(tag, str(each)) for each in values_of(element.value)])
 
     def _text(self, tag: int, text: str) -> str:
         kind = {0x00100020: "ID", 0x00101000: "ID", 0x00080050: "ACC"}.get(tag, "TEXT")
@@ -149,7 +149,7 @@ class Pseudonyms:
             return "19000101"
 
 
-def _values(value: object) -> list[object]:
+def values_of(value: object) -> list[object]:
     """Return the values of an element."""
     if value is None:
         return []

@@ -1,16 +1,20 @@
 """A server that answers as the acceptor of a recording did.
 
 A request gets the responses to the most similar recorded request that has not been used yet: of the same operation,
-with the same Identifier, otherwise with the same keys, otherwise any. When all have been used, they are reused.
+with the same Identifier, otherwise with the same keys, otherwise any. When all have been used, they are reused. The
+UIDs that the request asks for replace their pseudonyms in the responses: requestors refuse instances of other UIDs.
 """
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from pacs.dicom.dataset import dictionary_vr
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import CANCELLABLE, Association
 from pacs.dimse.association.establishment import CallingAE
@@ -22,6 +26,7 @@ from pacs.dimse.server.server import Settings
 from pacs.dimse.upper.rejections import Rejection
 from pacs.recording.datasets import decode, encode
 from pacs.recording.file_format import RecordedAssociation, RecordedMessage
+from pacs.recording.pseudonyms import values_of
 from pacs.recording.sniffer import AssociateAC, AssociateRJ
 from pacs.support.cancellation import Cancellation
 
@@ -105,7 +110,9 @@ class Replay:
                 comment = "The recording has no such request"
                 association.send(message.context.id, message.command.response(CANNOT_UNDERSTAND, error_comment=comment))
             else:
-                self._replay(association, message, exchange, cancellation)
+                asked = _asked_uids(exchange.data, dataset)
+                adapted = [_with_uids(each, asked) for each in exchange.messages] if asked else exchange.messages
+                self._replay(association, message, replace(exchange, messages=adapted), cancellation)
 
     def _choose(self, operation: int, dataset: Dataset | None) -> RecordedExchange | None:
         with self._lock:
@@ -130,6 +137,37 @@ class Replay:
                 _send_request(association, recorded)
         if not exchange.is_over:
             association.abort()  # the recording has no final response
+
+
+def _asked_uids(recorded: Dataset | None, asked: Dataset | None) -> dict[str, str]:
+    """Return the UIDs of a request, by their pseudonyms in the recorded request."""
+    if recorded is None or asked is None:
+        return {}
+    both = (tag for tag in _keys(recorded) & _keys(asked) if dictionary_vr(tag) == "UI")
+    pairs = chain.from_iterable(
+        zip(values_of(recorded[tag].value), values_of(asked[tag].value), strict=False) for tag in both
+    )
+    return {str(pseudonym): str(uid) for pseudonym, uid in pairs if pseudonym and uid}
+
+
+def _with_uids(message: RecordedMessage, uids: Mapping[str, str]) -> RecordedMessage:
+    """Return a message with these UIDs instead of their pseudonyms."""
+    instance = uids.get(message.command.affected_sop_instance_uid or "")
+    command = message.command.changed(affected_sop_instance_uid=instance) if instance else message.command
+    data = _dataset_with_uids(message.data, uids) if message.data is not None else None
+    return replace(message, command=command, data=data)
+
+
+def _dataset_with_uids(dataset: Dataset, uids: Mapping[str, str]) -> Dataset:
+    result = Dataset()
+    for element in dataset:
+        value = element.value
+        if element.VR == "SQ":
+            value = [_dataset_with_uids(item, uids) for item in value]
+        elif element.VR == "UI":
+            value = [uids.get(str(each), str(each)) for each in values_of(value)]
+        result.add(DataElement(element.tag, element.VR, value))
+    return result
 
 
 def _adapt(recorded: RecordedMessage, message: Message, *, cancelled: bool) -> tuple[Command, bytes | None]:

@@ -12,10 +12,12 @@ from typing import Any
 from pydicom import Dataset
 
 from pacs.dicom import identifier_report
+from pacs.dicom.dataset import View
 from pacs.dicom.identifier_report import ElementUse, IdentifierReport, ReportedElement
 from pacs.dicom.levels import DimseOperation, Model
 from pacs.dicom.matching_mode import STRICT, TOLERANT, MatchingMode, Negotiated
-from pacs.dicom.query import Query
+from pacs.dicom.near_miss import find_near_miss
+from pacs.dicom.query import Query, ReturnKey
 from pacs.errors import PacsError
 from pacs.index import query_plan
 from pacs.index.database import Index
@@ -125,7 +127,8 @@ class StoredAs:
 class RequestOutcome:
     """The result of the request: its final status in hexadecimal, the Error Comment, and the counts.
 
-    `without` is the number of matches without one of the keys, if it was determined. `stored_as` are the transfer
+    `without` is the number of matches without one of the keys, if it was determined, and `differs` a value of them that
+    differs from the key only in case, if there is one; both by keyword. `stored_as` are the transfer
     syntaxes of a retrieve.
     """
 
@@ -133,6 +136,7 @@ class RequestOutcome:
     comment: str
     counts: Mapping[str, int]
     without: Mapping[str, int] = field(default_factory=dict)
+    differs: Mapping[str, str] = field(default_factory=dict)
     stored_as: tuple[StoredAs, ...] = ()
 
 
@@ -166,19 +170,19 @@ class Explanation:
             each["indexed"] = statement.is_indexed
         return found
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, *, with_sql: bool = True) -> Iterator[str]:
         """Yield it as lines of printable text."""
         yield f"{self.operation}, {self.model}, level {self.level or 'none'}, matching mode {self.manner}"
         for key in self.keys:
             yield _line(key)
-        yield from self.rest()
+        yield from self.rest(with_sql=with_sql)
 
-    def rest(self) -> Iterator[str]:
+    def rest(self, *, with_sql: bool = True) -> Iterator[str]:
         """Yield the lines after those of the keys."""
         yield from self.notes
         if self.without_negotiation is not None:
             yield f"negotiated: {', '.join(self.negotiated)}; without that: {self.without_negotiation}"
-        for statement in self.statements:
+        for statement in self.statements if with_sql else ():
             yield f"SQL for {statement.purpose}: {'; '.join(filter(None, (*statement.access, statement.rows_found)))}"
             yield f"    {' '.join(statement.sql.split())} -- {', '.join(map(repr, statement.parameters))}"
         if self.trouble:
@@ -189,6 +193,8 @@ class Explanation:
             yield f"answered: {_outcome(self.outcome)}"
             for key, number in self.outcome.without.items():
                 yield f"without {key}: {number}{' or more' * (number == MOST_WITHOUT)} would match"
+                if key in self.outcome.differs:
+                    yield f"    {self.outcome.differs[key]!r} differs only in case"
             yield from map(str, self.outcome.stored_as)
 
 
@@ -243,17 +249,21 @@ class Explainer:
             return (), error.comment
 
 
-def without_each(queries: QueryService, query: Query) -> dict[str, int]:
-    """Return the number of matches of a query without one of its keys, by keyword; at most `MOST_WITHOUT` each.
-
-    Raises as `QueryService.matches`.
+def without_each(queries: QueryService, query: Query) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the number of matches of a query without one of its keys, at most `MOST_WITHOUT` each, and the values of
+    these matches that differ from the key only in case; both by keyword. Raises as `QueryService.matches`.
     """
-    found = {}
+    numbers, differs = {}, {}
     for key in query.keys:
-        fewer = replace(query, keys=tuple(each for each in query.keys if each is not key))
-        matches = islice(queries.matches(fewer, Cancellation()), MOST_WITHOUT)
-        found[key.attribute.keyword or f"({key.attribute.tag:08X})"] = sum(1 for _ in matches)
-    return found
+        rest = tuple(each for each in query.keys if each is not key)
+        fewer = replace(query, keys=rest, return_keys=(*query.return_keys, ReturnKey(key.attribute)))
+        matches = list(islice(queries.matches(fewer, Cancellation()), MOST_WITHOUT))
+        name = key.attribute.keyword or f"({key.attribute.tag:08X})"
+        numbers[name] = len(matches)
+        texts = (text for each in matches for text in View.of(each.data_set(fewer)).texts(key.attribute))
+        if text := find_near_miss(key, texts):
+            differs[name] = printable(text, LONGEST)
+    return numbers, differs
 
 
 def _read(request: ExplainRequest) -> IdentifierReport:

@@ -260,6 +260,8 @@ class _Export:
         """Write a copy, or File Meta Information and the converted data set."""
         if not isinstance(source.data, ConvertedDataSet):
             shutil.copyfileobj(source.data, file, CHUNK)
+            if file.tell() != source.instance.size:
+                raise InstanceUnreadable("The size of the stored file has changed")
             return
         head, sha256 = self._file_meta(source.instance, source.transfer_syntax), hashlib.sha256()
         file.write(head)

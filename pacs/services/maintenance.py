@@ -1,42 +1,37 @@
 """Selecting, listing and deleting instances, for `pacs ls`, `pacs delete` and `pacs export`.
 
-Entities are selected by attribute values as in a C-FIND, with wild cards, ranges and lists:
-`{"PatientName": "DOE*", "StudyDate": "20260101-"}`.
+Keys select entities by the query of a C-FIND (`pacs.services.query`), with wild cards, ranges and lists:
+`{"PatientName": "DOE*", "StudyDate": "20260101-"}`. The matching mode is always the tolerant one: the strict mode finds
+entities whose value is unknown too, and none of these may be deleted.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
-from pacs.dicom import row_elements
-from pacs.dicom.attributes import ATTRIBUTES, Kept, by_keyword
-from pacs.dicom.charset import UTF_8
-from pacs.dicom.dataset import EXPLICIT_LITTLE, View, labelled, raw
-from pacs.dicom.identifier import parse_query
-from pacs.dicom.levels import USUAL_KEYS, QueryLevel, Root
+from pacs.dicom.dataset import CHARACTER_SET
+from pacs.dicom.identifier import QUERY_LEVEL, parse_query
+from pacs.dicom.identifier_builder import Identifier, data_set_of, put_code
+from pacs.dicom.levels import PLURAL, QueryLevel, Root
 from pacs.dicom.matching_mode import TOLERANT, Negotiated
-from pacs.dicom.query import Match, Query
-from pacs.dicom.values import stripped
+from pacs.dicom.query import Query
 from pacs.errors import IdentifierError, PacsError, StorageUnavailable
 from pacs.files.store import ObjectStore
-from pacs.index import search, writer
+from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, Notice
-from pacs.observability.logging import printable
 from pacs.services.completeness import require_complete
 from pacs.services.parent_refresh import refresh
+from pacs.services.query import QueryService
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
-from pacs.support.suggestion import suggestion
 
-PATIENT, STUDY, SERIES, IMAGE = QueryLevel
-
-KEYWORDS = [each.keyword for each in ATTRIBUTES.values()]
+IMAGE = QueryLevel.IMAGE
 
 BATCH = 500
 """Instances recorded in one line of the audit log."""
@@ -46,9 +41,10 @@ TOGETHER = 100
 
 
 class Maintenance:
-    """Selects, lists and deletes instances. Selections map keywords of PS3.6 to values.
+    """Selects, lists and deletes instances.
 
-    All methods raise IdentifierError for a selection that is not valid, and IndexUnavailable.
+    All methods raise InvalidArgument and IdentifierError for keys that are not valid, IndexUnavailable, and
+    InstanceUnreadable when a key has to be read from a file that cannot be read.
     """
 
     def __init__(
@@ -61,17 +57,38 @@ class Maintenance:
     ) -> None:
         self._index = index
         self._files = files
+        self._queries = QueryService(index, files, scan_limit=sys.maxsize)
         self._publish = publish
         self._auditor = auditor or Auditor()
 
-    def entities(self, level: QueryLevel, selection: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """Yield the selected patients, studies, series or instances, with the texts of `USUAL_KEYS`, '' for none."""
-        matches = search.matches(self._index, _query(level, selection, USUAL_KEYS[level]), Cancellation())
-        return ({keyword: _text(match, keyword) for keyword in USUAL_KEYS[level]} for match in matches)
+    def entities(self, level: QueryLevel, keys: Identifier) -> Iterator[Dataset]:
+        """Yield the matching patients, studies, series or instances, each with the attributes of all keys.
 
-    def instances(self, selection: Mapping[str, str]) -> list[StoredInstance]:
-        """Return the selected instances."""
-        return list(search.instances(self._index, _query(IMAGE, selection), Cancellation()))
+        Raises IdentifierError for a key that a query of this level would ignore.
+        """
+        identifier = _at_level(keys, level)
+        query = _query(identifier)
+        answered = {each.attribute.tag for each in query.return_keys}
+        _refuse({*query.ignored, *_stated(identifier) - answered}, f"no key of {PLURAL[level]}")
+        return (match.data_set(query) for match in self._queries.matches(query, Cancellation()))
+
+    def instances(self, keys: Identifier) -> list[StoredInstance]:
+        """Return the matching instances, without keys all, by study, series and SOP Instance UID.
+
+        Raises IdentifierError for a key that does not select: ignored, it would select more than was meant.
+        """
+        identifier = _at_level(keys, IMAGE)
+        query = _query(identifier)
+        selecting = {key.attribute.tag for key in query.keys}
+        _refuse({*query.ignored, *_stated(identifier) - selecting}, "no matching key with a value")
+        if len(keys) and not selecting:
+            raise IdentifierError("No matching key is given")
+        matches = self._queries.matches(query, Cancellation())
+        file_keys = [each.match.file_key for each in matches if each.match.file_key is not None]
+        found = (each for part in chunks(file_keys, BATCH) for each in writer.find_by_files(self._index, part))
+        return sorted(
+            found, key=lambda each: (each.study_instance_uid, each.series_instance_uid, each.sop_instance_uid)
+        )
 
     def delete(self, instances: Sequence[StoredInstance], progress: Callable[[int], None] = lambda count: None) -> int:
         """Remove instances from the index, delete their files, and return how many there still were.
@@ -144,34 +161,26 @@ def subject_of(instances: Sequence[StoredInstance]) -> Subject:
     )
 
 
-def _query(level: QueryLevel, selection: Mapping[str, str], returned: Sequence[str] = ()) -> Query:
-    """Return the query of a selection. No key is ignored, because a deletion has to select exactly."""
-    stated = {"SpecificCharacterSet": UTF_8[0], "QueryRetrieveLevel": level.name}
-    elements = [_element(*each) for each in (stated | dict.fromkeys(returned, "") | dict(selection)).items()]
-    identifier = labelled(Dataset({each.tag: each for each in elements}), EXPLICIT_LITTLE, UTF_8)
-    query = parse_query(identifier, Root.PATIENT, TOLERANT, Negotiated(relational=True))
-    decided = {key.attribute.tag for key in query.keys if key.attribute.kept is not Kept.FILE}
-    for keyword, text in selection.items():
-        if tag_for_keyword(keyword) not in decided and not query.nothing_matches:
-            why = (
-                "matches everything: leave it out" if not text.strip("* ") else f"selects nothing at {level.name} level"
-            )
-            raise IdentifierError(f"{keyword}={printable(text, 30)} {why}")
-    return query
+def _at_level(keys: Identifier, level: QueryLevel) -> Dataset:
+    """Return the Identifier with these keys. Raises InvalidArgument."""
+    identifier = data_set_of(keys)
+    put_code(identifier, QUERY_LEVEL, level.name)
+    return identifier
 
 
-def _element(keyword: str, text: str) -> RawDataElement:
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        raise IdentifierError(f"{printable(keyword, 30)} is not a keyword of PS3.6{suggestion(keyword, KEYWORDS)}")
-    return raw(tag, dictionary_VR(tag), text.encode())
+def _query(identifier: Dataset) -> Query:
+    """Return the query that a tolerant server makes of an Identifier. Raises IdentifierError."""
+    return parse_query(identifier, Root.PATIENT, TOLERANT, Negotiated(relational=True))
 
 
-def _text(match: Match, keyword: str) -> str:
-    """Return the text of an attribute of a match, several values joined by backslashes."""
-    if keyword in match.computed:
-        value = match.computed[keyword]
-        return str(value) if isinstance(value, int) else "\\".join(value)
-    attribute = by_keyword(keyword)
-    texts = View.of(row_elements.decode(match.kept[attribute.level])).texts(attribute)
-    return "\\".join(stripped(attribute.vr, text) for text in texts)
+def _stated(identifier: Dataset) -> set[int]:
+    """Return the tags of an Identifier that can be keys: all but the level, the character set and private creators."""
+    creators = {tag for tag in identifier.keys() if tag.is_private_creator}  # noqa: SIM118
+    return {int(tag) for tag in identifier.keys()} - creators - {QUERY_LEVEL, CHARACTER_SET}  # noqa: SIM118
+
+
+def _refuse(tags: set[int], why: str) -> None:
+    """Raise IdentifierError for the first of some tags."""
+    for tag in sorted(tags):
+        name = keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+        raise IdentifierError(f"{name} is {why}: leave it out", sorted(tags))

@@ -312,13 +312,11 @@ def _record_of_refused(error: PacsError) -> Record:
 
 
 def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
-    """Read the header. A file that has neither one nor a File Meta Information is reported as no DICOM file."""
+    """Read the header of a file."""
     try:
         return read_header(file, head.transfer_syntax)
     except (UndecodableDataSet, MissingUID) as error:
-        if head.data_offset:
-            raise
-        raise NotDICOM(part10.NOT_DICOM) from error
+        raise part10.file_error(error, head) from error
 
 
 def _differences(first: BinaryIO, first_syntax: str, second: BinaryIO, second_syntax: str) -> str:

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Literal
 
 from pacs.errors import OutOfResources, UserRefused
+from pacs.services.tokens import claimed_subject
 from pacs.support.threads import start_thread
 
 Demand = Literal["ignored", "optional", "required"]
@@ -41,6 +42,16 @@ class Credentials:
     name: str | None = None
     passcode: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+
+
+LONGEST_CLAIM = 256
+"""Maximum number of characters of a name that is only claimed."""
+
+
+def claimed_name(credentials: Credentials) -> str:
+    """Return the name of the user that a request claims to be from, without any check; '' without a name."""
+    name = credentials.name if credentials.token is None else claimed_subject(credentials.token)
+    return (name or "")[:LONGEST_CLAIM]
 
 
 class Users:

@@ -31,13 +31,19 @@ MODALITIES: dict[str, tuple[str, dict[str, Any]]] = {
 """The Storage SOP Class and the attributes of its modules, by modality."""
 
 
+PATIENT, PATIENT_ID = "DOE^JOHN", "P1"
+
+IDENTIFYING = ("IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber", "StudyID", "StudyDate")
+"""Attributes that distinguish studies: UIDs are derived from those that are given."""
+
+
 def study(
-    patient: str = "DOE^JOHN",
+    patient: str = PATIENT,
     modality: str = "CT",
     series: int = 2,
     instances: int = 20,
     *,
-    patient_id: str = "P1",
+    patient_id: str | None = None,
     number: int = 1,
     size: int = 8,
     character_set: str | list[str] | None = None,
@@ -46,8 +52,10 @@ def study(
 ) -> list["Dataset"]:
     """Return the data sets of a study with `series` series of `instances` instances each, with File Meta Information.
 
-    `number` distinguishes the studies of a patient; UIDs are derived from it, `patient_id` and `modality`. `size` is
-    Rows and Columns. `attributes` are set in every data set, by keyword. Without `character_set`, non-ASCII texts are
+    Without `patient_id`, it is derived from `patient`: patients of different names are different patients. `number`
+    distinguishes the studies of a patient. UIDs are derived from `patient_id`, `number`, `modality` and attributes that
+    distinguish studies (`IDENTIFYING`). `size` is Rows and Columns. `attributes` are set in every data set, by keyword;
+    PatientName and PatientID are the same as `patient` and `patient_id`. Without `character_set`, non-ASCII texts are
     encoded in UTF-8. In an encapsulated `transfer_syntax`, pixels are compressed if the archive has an encoder (RLE,
     and JPEG-LS, JPEG 2000 and HTJ2K without loss), otherwise they are a placeholder that no codec decodes.
 
@@ -58,9 +66,12 @@ def study(
     if modality not in MODALITIES:
         raise ValueError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}")
     check_keywords(attributes, PARAMETERS)
+    patient = attributes.get("PatientName") or patient
+    if patient_id is None:
+        patient_id = attributes.get("PatientID") or _patient_id(str(patient))
     if character_set is None and not f"{patient}{patient_id}{attributes}".isascii():
         character_set = "ISO_IR 192"
-    root = f"{patient_id}/{number}/{modality}"
+    root = "/".join([f"{patient_id}/{number}/{modality}", *_identifying(attributes)])
     names = {"PatientName": patient, "PatientID": patient_id, "SpecificCharacterSet": character_set or []}
     shared = names | _of_study(modality, number, root)
     return [
@@ -74,6 +85,15 @@ def study(
         for place in range(1, series + 1)
         for instance in range(1, instances + 1)
     ]
+
+
+def _patient_id(patient: str) -> str:
+    """Return the Patient ID of a patient of this name."""
+    return PATIENT_ID if patient == PATIENT else f"P{int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 10**8:08}"
+
+
+def _identifying(attributes: Mapping[str, Any]) -> list[str]:
+    return [f"{keyword}={attributes[keyword]}" for keyword in IDENTIFYING if attributes.get(keyword)]
 
 
 PARAMETERS = tuple(each for each in inspect.signature(study).parameters if each != "attributes")

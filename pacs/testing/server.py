@@ -1,7 +1,7 @@
 """The real archive as a test server."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from pydicom import Dataset, dcmwrite
 from pacs.archive import Archive
 from pacs.config import from_settings, load_scenario
 from pacs.dicom.part10 import read_file_meta
-from pacs.errors import MissingUID, PacsError
+from pacs.errors import InstanceConflict, MissingUID, PacsError
 from pacs.faults.interposer import Interposer
 from pacs.faults.model import Scenario
 from pacs.faults.selection import ArmedFaults
@@ -80,25 +80,23 @@ class PacsServer(Archive):
     def add(self, *what: Addable) -> None:
         """Store data sets, Part 10 files, all files in folders, and lists of these, as a C-STORE would.
 
-        Raises PacsError with the reason, and with the path of a file, for what cannot be stored; TypeError for other
-        arguments.
+        Raises PacsError with the reason, and with the path of a file, for what cannot be stored, such as an instance
+        that is stored already with other content; TypeError for other arguments. The traceback ends here.
         """
-        for each in what:
-            if isinstance(each, Dataset):
-                self._store(each)
-            elif isinstance(each, str | Path):
-                for path in _files(Path(each)):
-                    self._import(path)
-            elif isinstance(each, Iterable):
-                self.add(*each)
-            else:
-                raise TypeError(f"expected a data set, a path, or a list of these, not {each!r}")
+        __tracebackhide__ = True
+        for each in _flat(what):
+            try:
+                self._add(each)
+            except PacsError as error:
+                place = f"{each}: " if isinstance(each, Path) else ""
+                hint = _SAME if isinstance(error, InstanceConflict) else ""
+                raise type(error)(f"{place}{error.comment}{hint}", error.tags) from None
 
-    def _import(self, path: Path) -> None:
-        try:
-            self.storage.import_file(path)
-        except PacsError as error:
-            raise type(error)(f"{path}: {error.comment}", error.tags) from error
+    def _add(self, what: Dataset | Path) -> None:
+        if isinstance(what, Path):
+            self.storage.import_file(what)
+        else:
+            self._store(what)
 
     def _store(self, dataset: Dataset) -> None:
         lacking = [each for each in ("SOPClassUID", "SOPInstanceUID") if not dataset.get(each)]
@@ -152,6 +150,23 @@ class PacsServer(Archive):
     def _on_event(self, event: Event) -> None:
         if isinstance(event, AssociationEnded):
             self._message_log.ended(event.association, event.how, event.duration)
+
+
+_SAME = "; data sets that `study` makes for one patient and modality need another `number`"
+"""What to do about two different instances of the same UID."""
+
+
+def _flat(what: Iterable[Any]) -> Iterator[Dataset | Path]:
+    """Yield the data sets and the paths of files. Raises TypeError."""
+    for each in what:
+        if isinstance(each, Dataset):
+            yield each
+        elif isinstance(each, str | Path):
+            yield from _files(Path(each))
+        elif isinstance(each, Iterable):
+            yield from _flat(each)
+        else:
+            raise TypeError(f"expected a data set, a path, or a list of these, not {each!r}")
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,20 +2,27 @@
 
 import json
 import os
+import socket
+import ssl
 import sys
 import threading
+from contextlib import suppress
 
+import jwt
 import pytest
 from pydicom import Dataset
 
 from pacs.errors import ConfigurationError
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import AuditLost
+from pacs.services.users import hash_passcode
 from pacs.testing import serving, study, write
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier
+from tests.certificates import Authority
 from tests.cli.test_daemon import process
 from tests.cli.test_workers import CT, Client, eventually
+from tests.docs.requests import VERIFICATION, identity
 from tests.programs import free_port
 from tests.raw import Raw, request
 from tests.web.answering import numbers
@@ -141,6 +148,85 @@ def test_several_processes_write_whole_lines(tmp_path):
             each.join()
         found = recorded(log, 40)
     assert {each["sop_instance_uids"][0] for each in found} == {each.SOPInstanceUID for each in datasets}
+
+
+# --- rejected associations ---------------------------------------------------------------------------------------
+
+USERS = {"access.users": "required", "users": [{"name": "alice", "passcode": hash_passcode("secret")}]}
+SECRET = "a secret of more than thirty-two bytes"
+
+
+def rejected(archive, log, count, **options):
+    """Send an association request that is rejected, and return the last of `count` records."""
+    with Raw(archive.port) as client:
+        client.send(raw.associate_rq([(1, VERIFICATION, [raw.IMPLICIT])], **options))
+        assert client.pdu()[0] == 0x03
+    return recorded(log, count)[-1]
+
+
+def test_a_failed_login_is_recorded_with_its_name(tmp_path):
+    """A wrong passcode, an unknown name, a token with a wrong signature, and no user; the passcode is not."""
+    log = tmp_path / "audit"
+    forged = jwt.encode({"sub": "mallory", "exp": 1}, "x" * 40, algorithm="HS256").encode()
+    with serving(tmp_path / "pacs", USERS | {"audit.file": str(log), "jwt.key": SECRET}) as archive:
+        found = [
+            rejected(archive, log, 1, extra=identity(2, b"alice", b"WRONG"), calling="WS"),
+            rejected(archive, log, 2, extra=identity(1, b"nobody")),
+            rejected(archive, log, 3, extra=identity(5, forged)),
+            rejected(archive, log, 4),
+        ]
+    assert [each["user"] for each in found] == ["alice", "nobody", "mallory", None]
+    assert {(each["operation"], each["outcome"]) for each in found} == {("association", "failure")}
+    assert (found[0]["calling_ae_title"], found[0]["called_ae_title"]) == ("WS", "PACS")
+    assert found[0]["address"].startswith("127.0.0.1:")
+    assert "the user is unknown, or the passcode is wrong" in found[0]["comment"]
+    assert b"WRONG" not in log.read_bytes()
+
+
+def test_a_rejected_caller_is_recorded_with_its_title(tmp_path):
+    """An AE title that is no peer, and a wrong called AE title; a request that is no rejected caller is not."""
+    log, peers = tmp_path / "audit", [{"ae_title": "KNOWN", "host": "127.0.0.1", "port": 104}]
+    settings = {"access.callers": "peers", "access.called_ae": "ours", "peers": peers, "audit.file": str(log)}
+    with serving(tmp_path / "pacs", settings) as archive:
+        assert rejected(archive, log, 1, calling="STRANGER")["calling_ae_title"] == "STRANGER"
+        assert rejected(archive, log, 2, calling="KNOWN", called="OTHER")["called_ae_title"] == "OTHER"
+        with Raw(archive.port) as client:
+            client.send(b"GET / HTTP/1.0\r\n\r\n")
+            client.pdu()
+        assert rejected(archive, log, 3, calling="LAST")["calling_ae_title"] == "LAST"
+
+
+HOSTILE_NAMES = {
+    "a name of 60 kB": (identity(1, b"x" * 60000), "x" * 256),
+    "a line of its own": (identity(1, HOSTILE.encode()), HOSTILE),
+    "no text": (identity(1, b"\xff\xfe"), None),
+    "a token without a name": (identity(5, b"e30.e30.e30"), None),
+    "a token of a nested list": (identity(5, b"e30." + b"W1tb" * 2000 + b".e30"), None),
+}
+
+
+@pytest.mark.parametrize(("extra", "name"), HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+def test_a_hostile_name_is_bounded_and_escaped(tmp_path, extra, name):
+    """In one line of printable ASCII."""
+    log = tmp_path / "audit"
+    with serving(tmp_path / "pacs", USERS | {"audit.file": str(log), "jwt.key": SECRET}) as archive:
+        assert rejected(archive, log, 1, extra=extra, calling='"},{\x1b[2J')["user"] == name
+
+
+def test_a_requestor_without_a_certificate_is_recorded(tmp_path):
+    """It has an address, and no name yet."""
+    authority, log = Authority(tmp_path), tmp_path / "audit"
+    own = authority.sign("pacs", "localhost")
+    tls = {"tls.enabled": True, "tls.port": 0, "tls.certificate": own.certificate, "tls.key": own.key}
+    tls |= {"tls.ca": authority.path, "tls.client_certificates": "required", "audit.file": str(log)}
+    with serving(tmp_path / "pacs", tls) as archive:
+        context = ssl.create_default_context(cafile=authority.path)
+        plain = socket.create_connection(("127.0.0.1", archive.secure_port), timeout=60)
+        with suppress(OSError), context.wrap_socket(plain, server_hostname="localhost") as secure:
+            secure.recv(1)  # with TLS 1.3 the server rejects it after the handshake
+        (found,) = recorded(log, 1)
+    assert (found["operation"], found["outcome"], found["user"]) == ("association", "failure", None)
+    assert found["comment"].startswith("TLS failed: ")
 
 
 # --- failures ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`pacs import`, `ls`, `export` and `delete`."""
+"""`pacs import`, `export` and `delete`."""
 
 import json
 import os
@@ -84,60 +84,6 @@ def test_import_does_not_read_pipes(pacs, tmp_path):
     assert pacs("import", tmp_path).stdout == "0 stored, 0 already stored, 0 refused\n"
 
 
-@pytest.mark.parametrize(("level", "number"), [("patients", 2), ("studies", 2), ("series", 3), ("images", 8)])
-def test_ls_lists_each_level(filled, level, number):
-    """All that was imported."""
-    assert len(listed(filled, level)) == number
-
-
-def test_ls_lists_studies_by_default(filled):
-    """With the usual columns of a study."""
-    (found,) = listed(filled, "PatientName=roe*")
-    assert (found["PatientID"], found["ModalitiesInStudy"], found["NumberOfStudyRelatedInstances"]) == ("P2", "MR", "2")
-
-
-@pytest.mark.parametrize(
-    ("words", "number"),
-    [
-        (["series", "Modality=CT"], 2),
-        (["images", "PatientID=P1", "InstanceNumber=2"], 2),
-        (["studies", "StudyDate=20260101-20260131"], 2),
-        (["studies", "StudyDate=20270101-"], 0),
-        (["patients", "PatientID=P1\\P2"], 2),
-    ],
-)
-def test_ls_matches_like_a_c_find(filled, words, number):
-    """Wild cards, ranges, lists, keys of higher levels."""
-    assert len(listed(filled, *words)) == number
-
-
-def test_ls_prints_csv_in_a_pipe(filled):
-    """A header line and a line for each patient."""
-    lines = filled("ls", "patients").stdout.splitlines()
-    assert lines[0].startswith("PatientID,IssuerOfPatientID,PatientName,")
-    assert lines[1].startswith("P1,,DOE^JOHN,19700101,O,1,6")
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["planets"], "'planets' is not a level; expected one of patients, studies, series, images"),
-        (["studies", "PatientID"], "is not KEYWORD=VALUE"),
-        (["studies", "PatientID="], "is not KEYWORD=VALUE"),
-        (["studies", "PatientNmae=X"], "PatientNmae is not a keyword of PS3.6; did you mean PatientName?"),
-        (["studies", "studydate=20260101"], "did you mean StudyDate?"),
-        (["patients", "SeriesNumber=1"], "SeriesNumber=1 selects nothing at PATIENT level"),
-        (["patients", "PatientName=*"], "PatientName=* matches everything: leave it out"),
-    ],
-)
-def test_ls_refuses_invalid_selections(filled, words, said):
-    """Unknown levels, keywords and values."""
-    result = filled("ls", *words)
-    assert result.exit_code != 0
-    assert said in result.stderr
-    assert result.stdout == ""
-
-
 def test_export_copies_matching_instances_into_folders(filled, tmp_path):
     """Each file reads as the imported one."""
     result = filled("export", tmp_path / "out", "PatientID=P2")
@@ -179,10 +125,32 @@ def test_everything_needs_an_option(filled, words):
     assert len(listed(filled, "images")) == 8
 
 
-def test_ls_needs_no_private_key(pacs):
-    """It may be readable for the server's user only: `pacs serve` needs it, `pacs ls` does not."""
-    secured = ("--set", "tls.enabled=true", "--set", "tls.certificate=none.pem", "--set", "tls.key=none.pem")
-    assert pacs("ls", "patients", *secured).exit_code == 0
-    refused = pacs("serve", "--port", "0", *secured)
-    assert refused.exit_code == 2
-    assert "tls.certificate" in refused.output
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["Modality"], "'Modality' is neither a level nor KEY=VALUE; did you mean -k Modality?"),
+        (["Modality="], "Modality has no value: it would select everything; expected Modality=VALUE"),
+        (["-k", "Modality", "PatientID=P1"], "Modality has no value"),
+        (["PatientID=P1", "PatientID=P2"], "PatientID has two values; expected several values as in 'PatientID=A\\B'"),
+        (["studies", "Modality=CT"], "did you mean ModalitiesInStudy, or the level series?"),
+        (["PatientName=*"], "PatientName is no matching key with a value"),
+        (["0009,1001=X"], "(0009,1001) is no matching key with a value"),
+        (["PatientNam=X"], "did you mean PatientName?"),
+    ],
+)
+@pytest.mark.parametrize("command", [["delete", "--yes"], ["export", "out"]])
+def test_a_key_that_would_select_everything_is_refused(filled, tmp_path, command, words, said):
+    """Nothing is deleted or written."""
+    result = filled(*command, *words)
+    assert result.exit_code in (1, 2)
+    assert said in result.stderr
+    assert len(listed(filled, "images")) == 8
+    assert not (tmp_path / "out").exists()
+
+
+def test_delete_and_export_select_by_keys_with_and_without_an_option(filled, tmp_path):
+    """Binary numbers, and attributes that only the files have, too."""
+    assert filled("export", tmp_path / "out", "-k", "Rows=8", "-k", "PatientID=P1").stdout.startswith("6 instances, ")
+    assert filled("export", tmp_path / "out", "KVP=120").stdout.startswith("6 instances, ")
+    assert filled("delete", "study", "PatientID=P2", "--yes").stdout.endswith("2 instances deleted\n")
+    assert len(listed(filled, "images")) == 6

@@ -45,8 +45,10 @@ def lines(pacs, *words):
 
 
 def test_each_key_has_a_line(filled):
-    """Then the SQL, then the responses of both matching modes."""
-    said = lines(filled, "-k", "PatientName=doe*", "-k", "StudyDate", "-k", "SeriesNumber", "--level", "STUDY")
+    """Then the SQL with -v, then the responses of both matching modes."""
+    asked = ("-k", "PatientName=doe*", "-k", "StudyDate", "-k", "SeriesNumber", "--level", "STUDY")
+    said = lines(filled, "-v", *asked)
+    assert not any("SQL" in each or "SELECT" in each for each in lines(filled, *asked))
     assert said[0] == "C-FIND, Study Root, level STUDY, matching mode tolerant"
     assert "StudyDate '': returned only, universal, from row elements" in said
     assert any(each.startswith("PatientName 'doe*': matched, wild card doe*, in column ") for each in said)
@@ -54,6 +56,23 @@ def test_each_key_has_a_line(filled):
     assert any(each.startswith("SQL for the first 20 candidates: patient: uses its primary key") for each in said)
     assert said[-2] == "tolerant: Pending FF01, then 0000"
     assert said[-1].startswith("strict: A900, Below the query level: SeriesNumber")
+
+
+def test_run_names_a_value_that_differs_only_in_case(filled):
+    """Of a single value and of a wild card; not of a value that differs in more."""
+    for asked, found in (("ct study 1", "CT study 1"), ("mr*", "MR study 1")):
+        said = lines(filled, "-k", f"StudyDescription={asked}", "-k", "StudyInstanceUID", "--run")
+        assert said[-1] == f"    '{found}' differs only in case"
+        assert said[-2] == "without StudyDescription: 2 would match"
+    said = lines(filled, "-k", "StudyDescription=us study", "-k", "StudyInstanceUID", "--run")
+    assert not any("only in case" in each for each in said)
+
+
+def test_keys_and_the_level_are_words_or_options(filled):
+    """As in `pacs ls`; dates are explained as they are typed."""
+    by_words = lines(filled, "studies", "StudyDate=2026-01")
+    assert by_words == lines(filled, "--level", "STUDY", "-k", "StudyDate=2026-01")
+    assert any("'2026-01'" in each for each in by_words)
 
 
 def test_run_names_the_key_that_excludes_all_matches(filled):

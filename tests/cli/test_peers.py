@@ -7,7 +7,7 @@ import pytest
 
 from pacs.config import PeerEntry, PeersFile, load, read_sources
 from pacs.services.users import hash_passcode
-from pacs.testing import serving
+from pacs.testing import serving, study, write
 from tests.cli.test_reloading import FRIEND, PEERS_ONLY, configured, is_rejected
 from tests.programs import free_port
 
@@ -191,11 +191,10 @@ def test_a_file_that_cannot_be_written_is_a_sentence(pacs, tmp_path):
 # --- a running server --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["one process", "workers"])
-def test_a_running_server_is_named_and_reads_both_files_on_sighup(pacs, tmp_path, words):
-    """`peers add` prints the command that applies the change."""
+def test_a_running_server_is_named_and_reads_both_files_on_sighup(pacs, tmp_path):
+    """`peers add` prints the command that applies the change, which is for the supervisor of the workers."""
     data = ("--set", f"files.url={tmp_path}/files")
-    with configured(tmp_path, PEERS_ONLY, *words, *data) as server:
+    with configured(tmp_path, PEERS_ONLY, "--workers", "2", *data) as server:
         added = pacs("peers", "add", "STRANGER", "127.0.0.1", "104", "--config", tmp_path / "config.toml", *data)
         assert f"apply it to the running server with `kill -HUP {server.pid}`" in added.stdout, added.output
         assert is_rejected(server)
@@ -249,6 +248,8 @@ def test_the_user_is_named_to_all_peers(pacs, tmp_path):
 def test_a_backup_has_the_peers_and_a_restore_puts_them_back(pacs, tmp_path, file):
     """A later backup has what is there then; other peers in place of the restored ones are not overwritten."""
     new = ("--set", "files.url=new/files", "--set", "database.url=sqlite:///new/pacs.db")
+    (image,) = write(study(series=1, instances=1), tmp_path / "given")
+    assert pacs("import", image).exit_code == 0
     pacs("peers", "add", "WS", "ws", "104")
     assert pacs("backup", "copy").exit_code == 0
     pacs("peers", "add", "OTHER", "o", "104", *new)

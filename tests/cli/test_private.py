@@ -3,14 +3,12 @@
 import os
 import signal
 import stat
-import subprocess
-import sys
 
 import pytest
 
 from pacs.support import private
-from pacs.testing import study
-from tests.cli.test_daemon import ROOT, process
+from pacs.testing import serving, study, write
+from tests.cli.test_daemon import process
 from tests.cli.test_workers import Client
 
 SMALL, LARGE = 512, 2 << 20
@@ -37,15 +35,17 @@ def names(folder):
     return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def data(tmp_path):
-    """The data folder; it does not exist."""
-    return tmp_path / "data"
+@pytest.fixture(autouse=True)
+def _no_umask():
+    """Set the umask 0, which forbids nothing, for this process and those that it starts."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
 
 
-def serving(data, *words):
-    """A server of that folder, with an audit log in it and the umask 0, which forbids nothing."""
-    return process(data, "--set", f"audit.file={data}/audit.log", *words, umask=0)
+def settings(data):
+    """Return options for an archive in that folder."""
+    return ("--set", f"files.url={data}/files", "--set", f"database.url=sqlite:///{data}/pacs.db")
 
 
 def store(server, datasets):
@@ -54,17 +54,10 @@ def store(server, datasets):
         assert [client.store(each) for each in datasets] == [0] * len(datasets)
 
 
-def run(data, *words):
-    """Run a command on that folder, with the umask 0."""
-    settings = ("--set", f"files.url={data}/files", "--set", f"database.url=sqlite:///{data}/pacs.db")
-    command = [sys.executable, "-m", "pacs", *map(str, words), *settings]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=60, umask=0)
-
-
-def test_a_server_of_several_processes_writes_private_files_only(data, tmp_path):
+def test_a_server_of_several_processes_writes_private_files_only(pacs, tmp_path):
     """Index, journal, locks, markers, images and audit log, while it runs and after a SIGKILL; then a backup."""
-    data.mkdir(mode=0o755)
-    with serving(data, "--workers", "2") as server:
+    (data := tmp_path / "data").mkdir(mode=0o755)
+    with process(data, "--set", f"audit.file={data}/audit.log", "--workers", "2") as server:
         store(server, images(SMALL, LARGE))
         assert {"pacs.db", "pacs.db-wal", "pacs.db-shm", "pacs.db-turn", "audit.log"} <= names(data)
         assert any((data / "files" / "journal").iterdir())
@@ -72,37 +65,56 @@ def test_a_server_of_several_processes_writes_private_files_only(data, tmp_path)
         server.send_signal(signal.SIGKILL)
         server.wait(60)
         assert excess(data) == {}
-    run(data, "backup", tmp_path / "backup")
+    assert pacs("backup", tmp_path / "backup", *settings(data)).exit_code == 0
     assert "manifest.json" in names(tmp_path / "backup")
     assert excess(tmp_path / "backup") == {}
-    run(data, "reindex")
-    run(data, "fsck")
+    restored = tmp_path / "restored" / "again"
+    assert pacs("restore", tmp_path / "backup", *settings(restored)).exit_code == 0
+    assert excess(tmp_path / "restored") == {}
+    for command in ("reindex", "fsck"):
+        assert pacs(command, *settings(data)).exit_code == 0
     assert excess(data) == {}
 
 
-def test_an_archive_of_an_earlier_version_becomes_private_at_the_start(data):
+def test_an_archive_of_an_earlier_version_becomes_private_at_the_start(tmp_path):
     """Index and folder were made by the umask."""
-    with serving(data) as server:
-        store(server, images(SMALL))
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
+    chosen = {"audit.file": f"{tmp_path}/data/audit.log", "files.url": f"{tmp_path}/data/files"}
+    chosen["database.url"] = f"sqlite:///{tmp_path}/data/pacs.db"
+    with serving(tmp_path, chosen) as archive:
+        store(archive, images(SMALL))
+    data = tmp_path / "data"
     for path in (data, data / "files"):
         path.chmod(0o755)
     for name in ("pacs.db", "audit.log"):
         (data / name).chmod(0o666)
-    with serving(data) as server:
-        store(server, images(SMALL, SMALL))
+    assert len(excess(data)) == 4
+    with serving(tmp_path, chosen) as archive:
+        store(archive, images(SMALL, SMALL))
+        assert {"pacs.db-wal", "pacs.db-shm"} <= names(data)
         assert excess(data) == {}
 
 
-def test_a_folder_with_other_entries_keeps_its_mode(data):
+def test_a_folder_with_other_entries_keeps_its_mode(tmp_path):
     """Such as a home folder: only what is the archive's becomes private."""
-    (data / "photos").mkdir(parents=True)
+    (data := tmp_path / "data").mkdir()
+    (data / "photos").mkdir()
     data.chmod(0o755)
-    with serving(data):
+    chosen = {"files.url": f"{data}/files", "database.url": f"sqlite:///{data}/pacs.db"}
+    with serving(tmp_path, chosen):
         assert stat.S_IMODE(data.stat().st_mode) == 0o755
         assert excess(data / "files") == {}
         assert stat.S_IMODE((data / "pacs.db").stat().st_mode) == 0o640
+
+
+def test_what_a_user_asked_for_follows_the_umask(pacs, tmp_path):
+    """As with `cp`: exported files."""
+    write(images(SMALL), tmp_path / "in")
+    data = tmp_path / "data"
+    assert pacs("import", tmp_path / "in", *settings(data)).exit_code == 0
+    assert pacs("export", tmp_path / "out", "--all", *settings(data)).exit_code == 0
+    assert excess(data) == {}
+    (exported,) = (tmp_path / "out").rglob("*.dcm")
+    assert stat.S_IMODE(exported.stat().st_mode) == 0o666
 
 
 def test_a_stricter_umask_stays_stricter(tmp_path):

@@ -1,17 +1,20 @@
 """Rotation of the audit log and of the log of the server while instances are stored, by one process and by four."""
 
+import gzip
 import json
 import shutil
 import signal
+import subprocess
 import threading
 from contextlib import contextmanager
 from itertools import count
 
 import pytest
 
-from tests.cli.test_daemon import process
+from tests.cli.test_daemon import ROOT, process
 from tests.crash.client import associated
 from tests.crash.load import Instance, uid
+from tests.programs import needs
 from tests.waiting import eventually
 
 ROTATIONS = 6
@@ -124,3 +127,27 @@ def test_a_removed_file_is_made_again_by_a_reload_and_a_removed_folder_refuses_i
     running.stop()
     assert set(running.records()) <= running.stored
     assert running.records()
+
+
+def test_logrotate_loses_no_record_with_the_example_of_contrib(running, tmp_path):
+    """Real runs of it, the second one compresses the first renamed file; each new file is private."""
+    program = needs("logrotate")
+    rules, state = tmp_path / "pacs.logrotate", tmp_path / "state"
+    owner = f"{running.audit.owner()} {running.audit.group()}"
+    text = (ROOT / "contrib" / "pacs.logrotate").read_text().replace("/var/log/pacs/audit.log", str(running.audit))
+    text = text.replace("pacs pacs", owner).replace("systemctl reload pacs.service", f"kill -HUP {running.server.pid}")
+    rules.write_text(text)
+    rules.chmod(0o644)
+    for number in range(1, 4):
+        running.go_on()
+        seen = running.log.read_text().count("configuration reloaded")
+        subprocess.run([program, "--force", "--state", state, rules], check=True, timeout=60)
+        assert eventually(lambda before=seen: running.log.read_text().count("configuration reloaded") > before, 60)
+        assert len(list(running.audit.parent.iterdir())) == number + 1
+    running.go_on()
+    running.stop()
+    assert {each.stat().st_mode & 0o777 for each in running.audit.parent.iterdir()} == {0o640}
+    for each in running.audit.parent.glob("*.gz"):
+        each.with_suffix("").write_bytes(gzip.decompress(each.read_bytes()))
+        each.unlink()
+    assert sorted(running.records()) == sorted(running.stored)

@@ -65,6 +65,7 @@ def test_every_command_has_the_same_options(pacs, words):
 def test_a_quiet_command_prints_only_its_results(pacs, server, tmp_path, words, prints):
     """Neither summary nor notice, on either stream."""
     (file,) = write(study(series=1, instances=1), tmp_path / "given")
+    assert pacs("import", file).exit_code == 0
     given = {"peer": f"PACS@127.0.0.1:{server.port}", "file": str(file)}
     result = pacs(*(each.format(**given) for each in words), "-q")
     assert result.exit_code == 0, result.output

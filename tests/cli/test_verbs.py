@@ -16,7 +16,7 @@ from pydicom import dcmread
 
 from pacs import client
 from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
-from pacs.dicom.identifier import encode
+from pacs.dicom.identifier import decode, encode
 from pacs.testing import Fault, serving, study, write
 from tests.archives import take_in
 from tests.client.scripted import answer, report, scripted
@@ -189,6 +189,83 @@ def test_answers_without_a_character_set_are_decoded_as_the_server_does(pacs):
     assert matches[0].PatientName.family_name == "Müller"
 
 
+def test_a_binary_value_is_base64(pacs):
+    """In JSON as in the DICOM JSON Model, as text in CSV."""
+    match = dataset(
+        StudyInstanceUID=b"1.2", EncapsulatedDocument=b"\0\1\xff\xfe", Rows=512, PixelSpacing="0.5\\0.25",
+        FrameIncrementPointer=b"\x18\0\x63\x10",
+    )  # fmt: skip
+
+    def find(association, message):
+        answer(association, message, 0xFF00, encode(match, message.context.transfer_syntax))
+        answer(association, message, 0)
+
+    keys = ["-kEncapsulatedDocument", "-kRows", "-kPixelSpacing", "-kFrameIncrementPointer", "-kKVP"]
+    with scripted(find=find) as other:
+        peer = f"SCRIPTED@127.0.0.1:{other.peer.port}"
+        (found,) = json.loads(pacs("find", peer, *keys, "--json").stdout)
+        (row,) = rows(pacs("find", peer, *keys))
+    assert found == {
+        "EncapsulatedDocument": {"InlineBinary": "AAH//g=="}, "Rows": "512", "PixelSpacing": ["0.5", "0.25"],
+        "FrameIncrementPointer": "(0018,1063)", "KVP": "",
+    }  # fmt: skip
+    assert row == found | {"EncapsulatedDocument": "AAH//g==", "PixelSpacing": "0.5\\0.25"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["studies", "PatientID=P1"], ["study", "-k", "PatientID=P1"], ["--level", "studies", "PatientID=P1"],
+        ["PatientID=P1", "StudyDate=2026-01-01"], ["-L", "study", "StudyDate=2026-01"],
+    ],
+)  # fmt: skip
+def test_keys_and_levels_may_follow_the_peer(pacs, archive, words):
+    """As in `pacs ls`."""
+    (row,) = rows(pacs("find", at(archive), *words))
+    assert row["StudyInstanceUID"] == THE_STUDY.partition("=")[2]
+
+
+def test_dates_as_typed_are_sent_as_the_standard_writes_them(pacs):
+    """Other servers than this one understand nothing else; a text without a certain meaning is sent as it is."""
+    sent = []
+
+    def find(association, message):
+        sent.append(str(decode(message.read(1 << 16), message.context.transfer_syntax).StudyDate))
+        answer(association, message, 0)
+
+    with scripted(find=find) as other:
+        for date in ("2014-10-23", "2014-10", "20141023-", "2014-10-23-2014-10-31", "23.10.2014"):
+            pacs("find", f"SCRIPTED@127.0.0.1:{other.peer.port}", f"StudyDate={date}")
+    assert sent == ["20141023", "20141001-20141031", "20141023-", "20141023-20141031", "23.10.2014"]
+
+
+def test_a_key_below_the_level_is_sent_with_a_warning(pacs, archive):
+    """A server may support it, but ignores it usually."""
+    result = pacs("find", at(archive), "studies", "Modality=MR", "-k", "StudyDate")
+    assert result.exit_code == 0
+    said = "Modality is a key of series, not of studies; did you mean ModalitiesInStudy, or the level series?"
+    assert result.stderr == f"warning: PEER may ignore this key: {said}\n"
+    assert pacs("find", at(archive), "studies", "-k", "Modality").stderr == ""
+
+
+@pytest.mark.parametrize("verb", ["find", "move", "get", "fetch"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stduies"], "'stduies' is neither a level nor KEY=VALUE; did you mean studies?"),
+        (["StudyDate"], "'StudyDate' is neither a level nor KEY=VALUE; did you mean -k StudyDate?"),
+        (["PatientNam=X"], "did you mean PatientName?"),
+        (["-L", "imags"], "'imags' is not a level; did you mean images?"),
+        (["PatientID=P1", "-k", "PatientID=P2"], "PatientID has two values"),
+    ],
+)
+def test_every_command_refuses_keys_and_levels_alike(pacs, verb, words, said):
+    """Before any connection."""
+    result = pacs(verb, "PACS@127.0.0.1:1", *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 def test_the_character_set_may_be_a_return_key(pacs, tmp_path):
     """Some AEs state their character set only then."""
     with serving(tmp_path / "latin") as latin:
@@ -316,6 +393,14 @@ def test_missing_paths_are_a_usage_error(pacs, archive, words):
 
 
 # --- retrieves ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["get", "fetch"])
+def test_a_retrieve_takes_keys_as_words(pacs, archive, tmp_path, verb):
+    """With a level in the plural."""
+    result = pacs(verb, at(archive), "studies", THE_STUDY, "--to", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert len(files(tmp_path / "out")) == COUNT
 
 
 def test_get_writes_a_study_into_a_folder(pacs, archive, tmp_path):

@@ -2,11 +2,13 @@
 
 import sys
 import warnings
+from contextlib import nullcontext
 
 import pytest
 from pydicom import dcmread
 
 from pacs.testing import serving
+from tests.pixels.converting import InProcessPool
 from tests.real_files import FILES, FOLDERS
 
 KEYS = (
@@ -58,7 +60,7 @@ def test_the_real_files_are_a_reason_for_warnings(capsys, pacs):
 
 def test_no_command_on_the_archive_shows_a_warning(quiet, tmp_path):
     """Over all files of pydicom."""
-    quiet("import", *FOLDERS, exit_codes=(1,))
+    quiet("import", *FOLDERS, exit_codes=(1, 3))
     for level in ("patients", "studies", "series", "images"):
         quiet("ls", level, "--json")
     quiet("export", tmp_path / "out", "--all", "--as", "explicit", exit_codes=(3,))
@@ -81,6 +83,14 @@ def test_no_command_of_the_client_shows_a_warning(quiet, tmp_path):
         quiet("fetch", archive.address, "-k", "PatientID=*", "--to", tmp_path / "got", exit_codes=(0, 1, 3))
 
 
+def test_no_command_on_a_file_shows_a_warning(quiet, monkeypatch):
+    """Over all files, with the decoders in this process, so that what they warn of is seen, too."""
+    monkeypatch.setattr("pacs.pixels.pool.DecoderPool", lambda _: nullcontext(InProcessPool()))
+    for path in FILES:
+        quiet("dump", path, exit_codes=(0, 1))
+        quiet("render", path, "-o", "out.png", exit_codes=(0, 1))
+
+
 MISTYPED = (
     "AccessionNumber=12345678901234567890", "StudyDate=23. Oct 2014", "StudyTime=noon", "PatientAge=old",
     "Modality=ct scan", "StudyInstanceUID=1.02.x", "InstanceNumber=1.5e", "RescaleSlope=steep",
@@ -91,6 +101,6 @@ MISTYPED = (
 @pytest.mark.parametrize("key", MISTYPED)
 def test_a_mistyped_value_is_no_reason_for_a_warning(quiet, key):
     """Values that break the rules of their VR, which pydicom warns about; nothing is called."""
-    for command in ("find", "move", "get", "fetch"):
+    for command in ("find", "get"):
         quiet(command, "PACS@127.0.0.1:1", "-k", key, exit_codes=(1, 2, 4))
     quiet("explain", "-k", key, exit_codes=(0, 1, 2))

@@ -5,8 +5,9 @@ from datetime import date, time
 import pytest
 from pydicom import Dataset
 
-from pacs.client.identifiers import data_set_of, encoded, root_of, with_level
+from pacs.client.identifiers import encoded, root_of, with_level
 from pacs.dicom.identifier import decode
+from pacs.dicom.identifier_builder import data_set_of
 from pacs.errors import InvalidArgument
 from tests.raw import EXPLICIT
 

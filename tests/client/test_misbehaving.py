@@ -1,5 +1,6 @@
 """PACS that report no counts, respond too early, send other instances than requested, hang, die, or ignore a cancel."""
 
+import json
 import re
 import shutil
 import socket
@@ -10,13 +11,17 @@ from dataclasses import replace
 from itertools import chain
 
 import pytest
+from click.testing import CliRunner
 from pydicom import Dataset
 
 from benchmarks.processes import free_port
 from pacs import client
+from pacs.cli import main
 from pacs.client import Deadlines, Peer
 from pacs.client.peer import CALLING_AE_TITLE, associate
+from pacs.dicom import charset
 from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
+from pacs.dicom.dataset import raw
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import p_data
 from pacs.dimse.scu import Requestor
@@ -745,3 +750,55 @@ def test_a_get_with_unrequested_instances_that_ends_early(tmp_path):
         client.get(pacs.peer, ASKED, to=tmp_path)
     assert statuses == [0, 0, 0x0124]
     assert len(list(tmp_path.rglob("*.dcm"))) == 2
+
+
+# --- character sets ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 144", "Люкceмбypг"),
+        ("ISO_IR 100", "Müller^Jörg"),
+        ("\\ISO 2022 IR 87", "Yamada=山田"),
+        ("GB18030", "王^小东"),
+    ],
+)
+@pytest.mark.parametrize("stated", [None, b""], ids=["absent", "empty"])
+def test_the_character_set_of_answers_that_name_none_can_be_given(character_set, name, stated):
+    """For a PACS that sends its own character set and does not say which."""
+    match = Dataset()
+    if stated is not None:
+        match[0x00080005] = raw(0x00080005, "CS", stated)
+    match[0x00100010] = raw(0x00100010, "PN", charset.encode(name, charset.parse(character_set)))
+
+    def find(association, message):
+        matches(association, message, [match])
+        answer(association, message, 0x0000)
+
+    with scripted(find=find) as pacs:
+        (found,) = client.find(replace(pacs.peer, character_set=character_set), {"PatientName": "", **ASKED})
+        ran = CliRunner().invoke(
+            main, ["find", str(pacs.peer), "-k", "PatientName", "--charset", character_set, "--json"]
+        )
+    assert found.PatientName == name
+    assert (json.loads(ran.stdout)[0]["00100010"]["Value"][0]["Alphabetic"], ran.exit_code) == (
+        name.partition("=")[0],
+        0,
+    )
+
+
+def test_a_stated_character_set_counts(tmp_path):
+    """Not the given one."""
+    match = Dataset()
+    match.SpecificCharacterSet, match.PatientName = "ISO_IR 192", "Jörg"
+
+    def find(association, message):
+        matches(association, message, [match])
+        answer(association, message, 0x0000)
+
+    with scripted(find=find) as pacs:
+        (found,) = client.find(replace(pacs.peer, character_set="ISO_IR 144"), {"PatientName": "", **ASKED})
+    assert found.PatientName == "Jörg"
+    with pytest.raises(client.InvalidArgument, match=r"A character set is one of .*ISO_IR 192, .*not 'klingon'"):
+        replace(pacs.peer, character_set="klingon")

@@ -334,3 +334,30 @@ def test_a_port_in_use_is_named(pacs_server, tmp_path):
         client.move_and_store(
             f"PACS@127.0.0.1:{pacs_server.port}", {"StudyInstanceUID": "1.2"}, to=tmp_path, port=pacs_server.port
         )
+
+
+# --- without a folder --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["get", "fetch", "move_and_store"])
+def test_a_retrieve_without_a_folder_gives_data_sets(known, datasets, tmp_path, monkeypatch, how):
+    """With their pixels, in order of arrival; nothing is left on disk."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    client.store(known.peer, *datasets)
+    others = {"port": known.port} if how == "move_and_store" else {}
+    got = getattr(client, how)(known.peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID}, **others)
+    found = sorted(got.datasets(), key=lambda each: each.SOPInstanceUID)
+    assert [each.PixelData for each in found] == [
+        each.PixelData for each in sorted(datasets, key=lambda each: each.SOPInstanceUID)
+    ]
+    assert (got.paths, list(tmp_path.glob("pacs-retrieve-*"))) == ((), [])
+
+
+def test_a_receiver_without_a_folder_gives_data_sets(datasets, tmp_path, monkeypatch):
+    """Until the block ends; they stay in memory afterwards."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with client.receiving() as receiver:
+        client.store(f"ANY@127.0.0.1:{receiver.port}", *datasets[:2])
+        found = list(receiver.datasets())
+    assert [each.PixelData for each in found] == [each.PixelData for each in datasets[:2]]
+    assert list(tmp_path.iterdir()) == []

@@ -112,6 +112,24 @@ def test_no_matching_series_is_an_error(peer):
             client.load_series(peer, **keys)
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"series_description": "thorax^soft"}, "SeriesDescription 'Thorax^soft' differs only in case"),
+        ({"series_description": "THORAX*"}, "SeriesDescription 'Thorax^lung' differs only in case"),
+        ({"StudyDescription": "ct STUDY 1"}, "StudyDescription 'CT study 1' differs only in case"),
+        ({"series_description": "Abdomen"}, "series found matches the keys"),
+    ],
+)
+def test_a_value_that_differs_only_in_case_is_named(keys, said):
+    """Of a series or a study, if nothing matches."""
+    with serving() as archive:
+        archive.add(originals())
+        with pytest.raises(NothingFound) as raised:
+            client.load_series(archive.address, patient_id="P1", **keys)
+    assert str(raised.value).endswith(said)
+
+
 def test_a_series_is_found_by_its_uid_alone(peer):
     """By a relational query, which is negotiated."""
     assert loaded(peer, SeriesInstanceUID=study()[20].SeriesInstanceUID) == uids(2)
@@ -215,7 +233,7 @@ def test_data_sets_are_in_the_order_of_the_image(full, datasets):
 def test_without_simpleitk_the_error_says_what_to_install(full, monkeypatch, datasets):
     """Before anything is retrieved; data sets can be loaded."""
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(ImportError, match=r"pip install 'pacs-archive\[itk\]', or use load_datasets") as raised:
+    with pytest.raises(ImportError, match=r"pip install SimpleITK`, or use load_datasets") as raised:
         client.load_series(full.peer, patient_id="P1", SeriesNumber=1)
     assert isinstance(raised.value, client.PackageMissing)
     assert full.statuses("C-FIND", 0) == []

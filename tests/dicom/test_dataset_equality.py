@@ -7,7 +7,7 @@ from struct import pack
 
 import pytest
 
-from pacs.dicom.dataset_equality import is_same
+from pacs.dicom.dataset_equality import differing, is_same
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE, convert
 from tests import real_files
 from tests.dicom.test_elements import DAMAGED, ITEM, ITEM_END, SEQUENCE, SEQUENCE_END, element, explicit
@@ -124,3 +124,44 @@ def test_big_values_are_compared_in_constant_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 << 20
+
+
+FIRST = element(0x00080060, b"CT") + element(0x00100010, b"DOE^JOHN") + element(0x00280010, b"\2\0")
+
+
+@pytest.mark.parametrize(
+    ("second", "tags"),
+    [
+        (FIRST, []),
+        (FIRST.replace(b"JOHN", b"JANE"), [0x00100010]),
+        (FIRST[:-2].replace(b"CT", b"MR") + b"\3\0", [0x00080060, 0x00280010]),
+        (FIRST + element(0x7FE00010, b"abcd"), [0x7FE00010]),
+        (element(0x00080016, b"1.2\0") + FIRST, [0x00080016]),
+        (FIRST[:10], [0x00100010, 0x00280010]),
+        (b"", [0x00080060, 0x00100010, 0x00280010]),
+        (FIRST.replace(b"DOE^JOHN", b"JOHN    "), [0x00100010]),
+    ],
+)
+def test_each_differing_element_is_named_once(second: bytes, tags: list[int]):
+    """Other values, and elements that only one of the data sets has, in the order of their tags."""
+    for data in ((FIRST, second), (second, FIRST)):
+        one, other = map(io.BytesIO, data)
+        assert list(differing(one, IMPLICIT_LITTLE, other, IMPLICIT_LITTLE)) == tags
+
+
+def sequence(*uids: bytes) -> bytes:
+    """Return a data set with a sequence of an item for each UID, between two elements."""
+    items = b"".join(ITEM + element(0x0020000E, uid) + ITEM_END for uid in uids)
+    head = pack("<HHL", 0x0008, 0x1115, 0xFFFFFFFF)
+    return element(0x00080060, b"CT") + head + items + SEQUENCE_END + element(0x00100010, b"DOE^JOHN")
+
+
+@pytest.mark.parametrize(
+    "second", [(b"1.2.3\0",), (b"1.2.4\0", b"1.2.4\0"), (), (b"1.2.4\0", b"1.2.3\0", b"1.2\0\0\0")]
+)
+def test_a_sequence_that_differs_is_named_itself(second: tuple[bytes, ...]):
+    """Another value in an item, or more or fewer items; the elements behind it are compared, too."""
+    first = sequence(b"1.2.4\0")
+    other = sequence(*second).replace(b"JOHN", b"JANE")
+    found = differing(io.BytesIO(first), IMPLICIT_LITTLE, io.BytesIO(other), IMPLICIT_LITTLE)
+    assert list(found) == [0x00081115, 0x00100010]

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from pacs.observability.events import SubOperationFinished
 from pacs.observability.logging import log_event, setup_logging
 from pacs.testing import serving, study
 from tests import raw
+from tests.dimse.test_converted_retrieves import Taker, archive_for, images, keep, move, published
 from tests.dimse.test_store import CT, MR, REFUSED, dataset
 from tests.raw import Raw, encoded
 from tests.waiting import eventually
@@ -127,3 +129,26 @@ def test_a_stored_instance_is_logged_without_its_uid(tmp_path):
         assert store(archive, encoded(dataset(), raw.EXPLICIT)) == 0x0000
         assert eventually(lambda: "association ended" in out.getvalue(), 60)
     assert UID not in out.getvalue()
+
+
+@pytest.mark.parametrize("associations", [1, 2])
+def test_each_instance_that_a_destination_refuses_is_logged(tmp_path, associations):
+    """With its UID, whatever was refused before it."""
+    sent = images(3)
+    with (
+        Taker(raw.EXPLICIT, answer=lambda _event: 0xA700) as taker,
+        archive_for(tmp_path, taker, sent, associations=associations) as archive,
+        published(archive, SubOperationFinished) as finished,
+    ):
+        assert move(archive)[-1].status == 0xA702
+    assert {each.sop_instance_uid for each in finished if each.level == logging.WARNING} == set(sent)
+
+
+def test_a_destination_that_is_off_costs_one_line(tmp_path):
+    """And not one for each instance, which it has not refused."""
+    with Taker(raw.EXPLICIT) as gone:
+        peer = gone.peer()
+    with serving(tmp_path, {"peers": [peer]}) as archive, published(archive, SubOperationFinished) as finished:
+        keep(archive, images(3), raw.EXPLICIT)
+        assert move(archive)[-1].status == 0xA702
+    assert [each.level for each in finished] == [logging.WARNING, logging.DEBUG, logging.DEBUG]

@@ -102,6 +102,15 @@ def test_p16_the_cache_changes_no_context(proposed, asked):
             assert list(map(told, answered)) == list(map(told, negotiated_by_pynetdicom(expected)))
 
 
+def test_p16_a_context_without_transfer_syntaxes_has_none_the_next_time_either():
+    """Its answer names one, which must not get into the cache."""
+    encoded = raw.associate_rq([(1, FIND, [])])
+    for _ in range(2):
+        request = pdus.decode(pdus.ASSOCIATE_RQ, encoded).to_primitive()
+        assert [each.transfer_syntax for each in request.presentation_context_definition_list] == [[]]
+        assert [each.result for each in accepting(request).presentation_context_definition_results_list] == [4]
+
+
 def test_p16_the_answer_to_128_contexts_is_the_same_to_the_byte():
     """128 contexts of four transfer syntaxes, uncached and cached."""
     uids = sorted(STORAGE)[:100] + [f"1.2.3.{number}" for number in range(28)]

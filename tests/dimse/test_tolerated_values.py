@@ -107,10 +107,14 @@ TOLERATED = {
     "identity of an unknown type": informed(item(0x58, b"\x09\x01\0\x01x\0\0")),
     "role beside 0 and 1": informed(item(0x54, struct.pack(">H", 17) + VERIFY + b"\xff\0")),
     "role for no UID": informed(item(0x54, struct.pack(">H", 70) + b"x" * 70 + b"\x01\x01")),
+    "extended negotiation for an empty UID": informed(item(0x56, struct.pack(">H", 0) + b"\xff\xfe\xfd")),
+    "extended negotiation for a UID of NUL": informed(item(0x56, struct.pack(">H", 2) + b"\0\0\x01\xff")),
+    "role for an empty UID": informed(item(0x54, struct.pack(">H", 0) + b"\x01\x01")),
     "extended negotiation for no UID": informed(item(0x56, struct.pack(">H", 3) + b"\xff\xfe\xfd" + b"\x01")),
     "common extended negotiation of garbage": informed(item(0x57, b"\xff" * 9)),
     "reserved bytes of the PDU": filled(associate_rq(), slice(1, 2), slice(8, 10), slice(42, 74)),
     "reserved bytes of items": pdu(1, associate_rq()[6:74] + b"\x10\xff" + associate_rq()[76:]),
+    "an answer to a context in the request": with_items(b"\x21" + CONTEXT[1:], b"\x21\0\0\1x", CONTEXT),
     "reserved bytes of a context": with_items(proposed(VERIFY, LITTLE, reserved=0xFF)),
     "UIDs padded with NUL": with_items(
         proposed(VERIFY + b"\0", LITTLE + b"\0"), application=b"1.2.840.10008.3.1.1.1\0"

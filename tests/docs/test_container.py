@@ -1,17 +1,22 @@
 """The container image and the compose file. The tests read and lint them; no container engine is needed."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
+from sqlalchemy import make_url
 
+from pacs.cli import main
 from pacs.config import load
 from tests.programs import missing
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/howto/containers.md").read_text()
 INSTRUCTIONS = [line.strip() for line in (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()]
 
 
@@ -74,3 +79,36 @@ def test_the_compose_file_publishes_to_this_machine_only():
     (exposed,) = (line for line in INSTRUCTIONS if line.startswith("EXPOSE "))
     assert tuple(map(int, exposed.split()[1:])) == ports
     assert float(service["stop_grace_period"].removesuffix("s")) > config.limits.drain_seconds
+
+
+def test_the_compose_file_for_postgresql_adds_a_database(tmp_path):
+    """The archive takes its URL from a secret, and starts when the database answers."""
+    added = yaml.safe_load((ROOT / "contrib/docker-compose.postgresql.yml").read_text())
+    base = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    service, database = added["services"]["pacs"], added["services"]["postgres"]
+    assert service["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert set(service["secrets"]) | set(database["secrets"]) == set(added["secrets"])
+    (secret,), variables = service["secrets"], service["environment"]
+    assert variables["PACS_DATABASE__URL_FILE"] == f"/run/secrets/{secret}"
+    assert set(added["volumes"]).isdisjoint(base["volumes"])
+    (url,) = re.findall(r'echo "(postgresql.+?)" > database-url', PAGE)
+    url = url.replace("$(cat postgres-password)", "secret")
+    held = tmp_path / secret
+    held.write_text(f"{url}\n")
+    variables["PACS_DATABASE__URL_FILE"] = str(held)
+    merged = environment_of_the_image() | base["services"]["pacs"]["environment"] | variables
+    (tmp_path / "config.toml").touch()
+    parsed = make_url(load(tmp_path / "config.toml", merged).database.url)
+    assert (parsed.host, parsed.database) == ("postgres", database["environment"]["POSTGRES_DB"])
+    assert (parsed.username, parsed.password) == (database["environment"]["POSTGRES_USER"], "secret")
+
+
+def test_the_commands_in_a_container_exist():
+    """Each `pacs` command of the page, after `docker compose exec pacs` or `run`, is one of the program."""
+    ours = re.findall(r"docker compose exec pacs pacs (.+)|docker compose run --rm pacs (.+)", PAGE)
+    assert len(ours) >= 5
+    for words in (first or second for first, second in ours):
+        command = main
+        for word in words.replace("`", " ").split():
+            command = command.commands.get(word, command) if isinstance(command, click.Group) else command
+        assert command is not main, words

@@ -175,12 +175,12 @@ def test_the_commands_of_a_page_run(page, typist):
 
 
 def test_the_tutorial_shows_what_it_stores(typist, tmp_path):
-    """The files that it stores are found, listed and retrieved."""
+    """The files that it stores are listed, found, shown twice, and retrieved."""
     page = DOCS / "tutorial" / "first-archive.md"
     lines = [line for each in PLAIN if each.page == page and each.language == "sh" for line in each.text.splitlines()]
     shown = "".join(typist(lines))
     assert "2 stored, 0 " in shown
-    assert shown.count("CompressedSamples^CT1") == 2
+    assert shown.count("CompressedSamples^CT1") == 4
     assert len(list((tmp_path / "downloads").rglob("*.dcm"))) == 1
     assert [peer.ae_title for peer in load(None, {}).peers] == ["STORE_SCP"]
 

@@ -74,11 +74,11 @@ def test_the_delay_is_the_longest_recent_pause_and_a_fixed_time():
     and has had the time already.
     """
     hold = ResponseHold(0.008)
-    assert hold._remaining(0.008, 0.002) == pytest.approx(0.008)
-    assert hold._remaining(0.008, 0.050) == pytest.approx(0.008)
-    assert hold._remaining(0.008, 0.002) == pytest.approx(0.056)
+    assert hold._remaining(0.008, 0.002) == pytest.approx(0.008 + 1.5 * 0.002 - 0.002)
+    assert hold._remaining(0.008, 0.050) == pytest.approx(0.008 + 1.5 * 0.050 - 0.050)
+    assert hold._remaining(0.008, 0.002) == pytest.approx(0.008 + 1.5 * 0.050 - 0.002)
     assert hold._remaining(0.008, LONGEST_PAUSE) == 0
-    assert hold._remaining(0.008, 0.002) == pytest.approx(0.056)
+    assert hold._remaining(0.008, 0.002) == pytest.approx(0.008 + 1.5 * 0.050 - 0.002)
 
 
 @pytest.mark.long

@@ -2,20 +2,23 @@
 
 import io
 import random
+from concurrent.futures import Future
+from functools import cache
 from itertools import product
 
 import imagecodecs
 import numpy
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 
 from pacs.dicom import part10
-from pacs.errors import InvalidArgument, NoPixelData, NotSupported, PacsError, UndecodablePixelData
+from pacs.errors import Cancelled, InvalidArgument, NoPixelData, NotSupported, PacsError, UndecodablePixelData
 from pacs.pixels.frames import Frames, Look
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.rendering import JPEG, PNG, Window
-from tests.pixels.converting import changed, overlaid
+from tests.pixels.converting import InProcessPool, changed, overlaid
 from tests.pixels.rendering import by_dcmtk, by_pydicom, frames_of, picture_of
 from tests.pixels.samples import SYNTAXES, file_of, native_sample, pixels_of, sample
 from tests.real_files import PART10, SAMPLE, CheckFiles, named
@@ -40,13 +43,13 @@ def assert_alike(picture, reference, most=1):
     assert numpy.abs(picture.astype(int) - reference.astype(int)).max() <= most
 
 
-def has_picture(path):
-    """Return whether a file is rendered at all."""
+@cache
+def rendered(path):
+    """Return the picture of a file, once for all tests; None for one that is not rendered."""
     try:
-        picture_of(path)
+        return picture_of(path)
     except PacsError:
-        return False
-    return True
+        return None
 
 
 # --- real files, and other programs -------------------------------------------------------------------------------
@@ -54,20 +57,21 @@ def has_picture(path):
 
 def test_the_real_images_are_rendered(check_files):
     """All whose pixel data is complete and decoded; the others are refused with a sentence."""
-    rendered = [path for path in PART10 if (check_files.is_long or path in SAMPLE) and has_picture(path)]
-    assert len(rendered) > (160 if check_files.is_long else 25)
+    pictures = [rendered(path) for path in PART10 if check_files.is_long or path in SAMPLE]
+    assert sum(each is not None for each in pictures) > (160 if check_files.is_long else 25)
 
 
 def test_real_files_are_rendered_as_by_pydicom(check_files):
     """Pixel for pixel, up to one of 255 where it rounds another number."""
 
     def check(path):
+        if rendered(path) is None:
+            return
         try:
             reference = by_pydicom(path)
         except Exception:  # pydicom does not decode or scale it
             return
-        if has_picture(path):
-            assert_alike(picture_of(path), reference)
+        assert_alike(rendered(path), reference)
 
     check_files(check, [path for path in PART10 if path.name not in PYDICOM_ERRS])
 
@@ -76,9 +80,9 @@ def test_real_files_are_rendered_as_by_dcmtk(check_files):
     """DCMTK truncates where this rounds, and converts YBR with coefficients of four digits."""
 
     def check(path):
-        reference = by_dcmtk(path) if has_picture(path) else None
+        reference = by_dcmtk(path) if rendered(path) is not None else None
         if reference is not None:
-            assert_alike(picture_of(path), reference, most=2 if "ybr" in path.name else 1)
+            assert_alike(rendered(path), reference, most=2 if "ybr" in path.name else 1)
 
     check_files(check, [path for path in PART10 if path.name not in DCMTK_ERRS])
 
@@ -395,6 +399,37 @@ def test_a_frame_is_rendered_in_a_decoder_process():
             frames = Frames(file, head.transfer_syntax, pool)
             with frames_of(image) as here:
                 assert frames.rendered(1, Look(window=window)) == here.rendered(1, Look(window=window))
+
+
+def test_a_frame_that_is_damaged_is_named_and_costs_no_other_one():
+    """Its number is in the error."""
+    made = sample("1.2.840.10008.1.2.4.90", frames=3).compressed
+    frames = list(generate_frames(made.PixelData, number_of_frames=3))
+    made.PixelData = encapsulate([frames[0], frames[1][: len(frames[1]) // 2], frames[2]])
+    with frames_of(made) as opened:
+        assert opened.rendered(1) != opened.rendered(3)
+        with pytest.raises(UndecodablePixelData, match="Frame 2 of 3: A compressed frame is truncated"):
+            opened.rendered(2)
+
+
+def test_a_frame_that_is_no_longer_wanted_is_cancelled():
+    """The error of the wait is raised, and the decoder does not do the job."""
+    futures = []
+
+    class Queue(InProcessPool):
+        def submit(self, job):
+            futures.append(Future())
+            return futures[-1]
+
+    def cancel(future):
+        raise Cancelled("The requestor cancelled")
+
+    file = io.BytesIO(file_of(grey()))
+    head = part10.read_file_meta(file)
+    frames = Frames(file, head.transfer_syntax, Queue(), cancel)
+    with pytest.raises(Cancelled):
+        frames.rendered(1)
+    assert [each.cancelled() for each in futures] == [True]
 
 
 # --- hostile ----------------------------------------------------------------------------------------------------------

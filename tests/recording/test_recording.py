@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 from pydicom.dataset import Dataset
 
+from pacs import client
 from pacs.dimse.server.server import DimseServer
 from pacs.errors import RecordingUnusable
 from pacs.recording import datasets
@@ -143,6 +144,26 @@ def test_a_get_is_replayed_with_its_sub_operations(archive, tmp_path):
     assert len(got) == len(list((tmp_path / "original").iterdir())) == 2
     assert {each.Modality for each in got} == {"CT"}
     assert all(each.PatientID.startswith("ID") and not any(each.PixelData) for each in got)
+
+
+UNIQUE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+@pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE"])
+@pytest.mark.parametrize("how", [client.get, client.fetch])
+def test_a_retrieve_of_this_client_is_replayed(archive, tmp_path, how, level):
+    """It refuses UIDs that it did not ask for, so those are put back."""
+    first = study(patient_id="MRN-77")[0]
+    keys = {keyword: str(first[keyword].value) for keyword in UNIQUE[: 1 + ("STUDY", "SERIES", "IMAGE").index(level)]}
+    tape = tmp_path / "tape.jsonl"
+    with recording(archive, tape) as port:
+        original = how(f"PACS@127.0.0.1:{port}", keys, to=tmp_path / "original")
+    with replaying(tape) as port:
+        replayed = how(f"PACS@127.0.0.1:{port}", keys, to=tmp_path / "replayed")
+    assert len(replayed.paths) == len(original.paths) > 0
+    for each in replayed.datasets():
+        assert {key: each[key].value for key in keys} == keys
+        assert each.PatientID.startswith("ID")
 
 
 def test_a_refusal_is_replayed_with_its_status(archive, tmp_path):

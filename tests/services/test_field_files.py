@@ -77,6 +77,31 @@ REFUSED = {
     "no SOP Instance UID": (
         DICM + data_set(IMPLICIT_LITTLE, without=0x00080018), "Missing or not valid: SOPInstanceUID"
     ),
+    "cut off": (DICM + described(EXPLICIT_LITTLE) + data_set(EXPLICIT_LITTLE)[:-3], part10.FILE_CUT_OFF),
+    "cut off in implicit VR": (DICM + described(IMPLICIT_LITTLE) + data_set(IMPLICIT_LITTLE)[:-3], part10.FILE_CUT_OFF),
+    "cut off within fragments": (DICM + described(JPEG) + COMPRESSED[:-12], part10.FILE_CUT_OFF),
+    "cut off without preamble": (described(EXPLICIT_LITTLE) + data_set(EXPLICIT_LITTLE)[:-3], part10.FILE_CUT_OFF),
+    "cut off when deflated": (
+        DICM + described(DEFLATED_LITTLE) + data_set(DEFLATED_LITTLE)[:-6], part10.FILE_CUT_OFF
+    ),
+    "cut off in the second File Meta group": (
+        DICM + described(JPEG) + described(EXPLICIT_LITTLE)[:-4] + data_set(EXPLICIT_LITTLE), part10.FILE_CUT_OFF
+    ),
+    "cut off without preamble and File Meta Information": (data_set(IMPLICIT_LITTLE)[:-3], part10.NOT_DICOM),
+    "no deflated data": (DICM + described(DEFLATED_LITTLE) + b"\x99" * 50, "The deflated data set cannot be inflated"),
+    "another transfer syntax": (
+        DICM + described(EXPLICIT_LITTLE) + b"\x99" * 400, "The data set is not encoded in its transfer syntax"
+    ),
+    "garbage behind": (
+        DICM + described(EXPLICIT_LITTLE) + data_set(EXPLICIT_LITTLE, b"\x99" * 40),
+        "An element has no Value Representation",
+    ),
+    "pixel data of undefined length": (
+        DICM + described(EXPLICIT_LITTLE)
+        + data_set(EXPLICIT_LITTLE, b"\xe0\x7f\x10\0OW\0\0\xff\xff\xff\xff" + bytes(100)),
+        "Pixel data of undefined length is not in fragments",
+    ),
+    "no study": (DICM + data_set(IMPLICIT_LITTLE, without=0x0020000D), "Missing or not valid: StudyInstanceUID"),
     "a directory": (
         DICM + element(0x00020002, b"1.2.840.10008.1.3.10") + data_set(IMPLICIT_LITTLE),
         "A DICOMDIR is a directory: send the instances it lists",
@@ -144,8 +169,7 @@ def test_s3_compressed_pixel_data_is_never_stored_as_uncompressed(archive, tmp_p
     )
     (tmp_path / "file").write_bytes(DICM + described(syntax) + data_set(syntax, fragments))
     said = refusals(archive, tmp_path / "file")
-    assert said[0] == FRAGMENTS_IN_NATIVE
-    assert FRAGMENTS_IN_NATIVE in said[1]
+    assert said == (FRAGMENTS_IN_NATIVE, FRAGMENTS_IN_NATIVE)
 
 
 # --- 4 GiB -------------------------------------------------------------------------------------------------------

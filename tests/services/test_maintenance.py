@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
-from pacs.errors import IdentifierError, StorageUnavailable
+from pacs.errors import IdentifierError, InvalidArgument, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
@@ -43,20 +43,22 @@ def maintenance(index: Index, files: LocalFiles, datasets: Sequence[pydicom.Data
 
 @pytest.mark.parametrize("level", QueryLevel)
 def test_everything_is_listed_at_every_level(maintenance: Maintenance, datasets, level: QueryLevel):
-    """Each entity once, with its usual attributes."""
-    found = list(maintenance.entities(level, {}))
-    assert [tuple(entity) for entity in found] == [USUAL_KEYS[level]] * 4
-    assert {entity["PatientID"] for entity in found} == {str(each.PatientID) for each in datasets}
+    """Each entity once, with the attributes that are asked for."""
+    found = list(maintenance.entities(level, dict.fromkeys(USUAL_KEYS[level])))
+    assert len(found) == 4
+    assert all(keyword in each for each in found for keyword in USUAL_KEYS[level])
+    assert {each.PatientID for each in found} == {each.PatientID for each in datasets}
 
 
 def test_listed_values_are_those_of_the_instances(maintenance: Maintenance, datasets):
     """Names, dates and counts."""
-    (study,) = maintenance.entities(QueryLevel.STUDY, {"PatientName": "CompressedSamples^CT1"})
+    keys = {"PatientName": "CompressedSamples^CT1"} | dict.fromkeys(USUAL_KEYS[QueryLevel.STUDY][3:])
+    (study,) = maintenance.entities(QueryLevel.STUDY, keys)
     ct = datasets[0]
-    assert study["StudyInstanceUID"] == ct.StudyInstanceUID
-    assert study["StudyDate"] == ct.StudyDate
-    assert study["ModalitiesInStudy"] == "CT"
-    assert study["NumberOfStudyRelatedInstances"] == "1"
+    assert study.StudyInstanceUID == ct.StudyInstanceUID
+    assert study.StudyDate == ct.StudyDate
+    assert study.ModalitiesInStudy == "CT"
+    assert study.NumberOfStudyRelatedInstances == 1
 
 
 @pytest.mark.parametrize(
@@ -69,23 +71,42 @@ def test_listed_values_are_those_of_the_instances(maintenance: Maintenance, data
         ({"Modality": "CT\\MR"}, 2),
         ({"PatientID": "nobody"}, 0),
         ({"PatientID": "1CT1", "Modality": "MR"}, 0),
+        ({"Rows": 128}, 1),
+        ({"Columns": "64\\128"}, 2),
+        ({"SamplesPerPixel": "1"}, 2),
+        ({"KVP": "120"}, 1),
+        ({"KVP": "120", "Rows": "64"}, 0),
+        ({"StudyDate": "2004-01-19"}, 1),
+        ({"StudyDate": "20050101-20040101"}, 0),
+        ({"ModalitiesInStudy": "MR"}, 1),
     ],
 )
 def test_a_selection_matches_as_a_query_does(maintenance: Maintenance, selection: dict[str, str], count: int):
-    """Wild cards, ranges, lists, and several keys together."""
+    """Wild cards, ranges, lists, several keys together, binary numbers, and keys that only the files have."""
     assert len(maintenance.instances(selection)) == count
 
 
 @pytest.mark.parametrize(
     "selection",
-    [{"PatientsName": "X"}, {"PatientID": ""}, {"PatientID": "*"}, {"KVP": "120"}, {"QueryRetrieveLevel": "STUDY"},
-     {"PixelData": "x"}, {"\x1b[31m": "x"}],
+    [
+        {"PatientsName": "X"}, {"PatientID": ""}, {"PatientID": "*"}, {"PixelData": "x"}, {"PixelData": b"x"},
+        {"\x1b[31m": "x"}, {"SpecificCharacterSet": "ISO_IR 100"}, {"TimezoneOffsetFromUTC": "+0100"},
+        {"InstanceAvailability": "ONLINE"}, {"0009,1001": "x"}, {"PatientID": "1CT1", "StudyID": ""},
+        {"ReferencedStudySequence": [{}]}, {"ReferencedStudySequence.PixelData": b"x"}, {"StudyDate": "yesterday"},
+    ],
 )  # fmt: skip
 def test_a_selection_that_would_be_ignored_is_refused(maintenance: Maintenance, selection: dict[str, str]):
     """A key that cannot select must never select everything."""
-    with pytest.raises(IdentifierError) as refused:
+    with pytest.raises((IdentifierError, InvalidArgument)) as refused:
         maintenance.instances(selection)
     assert refused.value.comment.isprintable()
+
+
+def test_a_listing_refuses_keys_that_a_query_of_its_level_ignores(maintenance: Maintenance):
+    """With a value or without."""
+    for level, keys in ((QueryLevel.STUDY, {"Modality": "CT"}), (QueryLevel.SERIES, {"KVP": ""})):
+        with pytest.raises(IdentifierError, match="is no key of"):
+            maintenance.entities(level, keys)
 
 
 def test_deleted_instances_are_gone_with_their_files_and_parents(

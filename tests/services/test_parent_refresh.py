@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pacs.dicom.levels import QueryLevel
+from pacs.cli.values import tag_of, text_value
+from pacs.dicom.levels import USUAL_KEYS, QueryLevel
 from pacs.files.local import LocalFiles
 from pacs.index import removal
 from pacs.index.database import Index
@@ -32,12 +33,18 @@ class RefreshSetup:
 
     def study(self) -> dict[str, str]:
         """Return the values of the only study."""
-        (found,) = self.maintenance.entities(QueryLevel.STUDY, {})
+        (found,) = self.listed(QueryLevel.STUDY)
         return found
 
     def patients(self) -> list[str]:
         """Return the IDs of all patients."""
-        return [each["PatientID"] for each in self.maintenance.entities(QueryLevel.PATIENT, {})]
+        return [each["PatientID"] for each in self.listed(QueryLevel.PATIENT)]
+
+    def listed(self, level: QueryLevel) -> list[dict[str, str]]:
+        """Return the usual values of all entities of a level."""
+        keys = USUAL_KEYS[level]
+        found = self.maintenance.entities(level, dict.fromkeys(keys))
+        return [{keyword: text_value(each, tag_of(keyword)) for keyword in keys} for each in found]
 
 
 @pytest.fixture
@@ -172,7 +179,7 @@ def test_values_missing_in_the_newer_instance_are_removed(archive: RefreshSetup)
         else:
             study[0].StudyDescription = value
         send(archive.storage, study[0])
-    studies = archive.maintenance.entities(QueryLevel.STUDY, {})
+    studies = archive.listed(QueryLevel.STUDY)
     assert sorted(each["StudyDescription"] for each in studies) == ["", "", "CHANGED"]
 
 

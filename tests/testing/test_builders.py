@@ -8,6 +8,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UID, JPEGBaseline8Bit
 
+import pacs.client
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, KEPT
 from pacs.pixels.capabilities import ENCODED
 from pacs.testing import MODALITIES, studies, study, write
@@ -30,6 +31,37 @@ def test_the_same_arguments_make_the_same_study():
     assert first == study(instances=1)
     others = [study(patient_id="P2"), study(number=2), study(modality="MR")]
     assert len({each[0].StudyInstanceUID for each in [first, *others]}) == 4
+
+
+def test_patients_of_different_names_are_different_patients(pacs_server):
+    """Without a Patient ID: the studies of both are stored."""
+    john, jane = study("DOE^JOHN", series=1, instances=1), study("ROE^JANE", series=1, instances=1)
+    pacs_server.add(john, jane)
+    assert (john[0].PatientID, jane[0].PatientID) == ("P1", study("ROE^JANE")[0].PatientID)
+    assert len({each[0].PatientID for each in (john, jane, study("Ωμέγα"))}) == 3
+    assert len(list(pacs.client.find(pacs_server.address, {"PatientID": "", "StudyInstanceUID": ""}))) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"patient": "ROE^JANE"}),
+        ({}, {"PatientName": "ROE^JANE"}),
+        ({"PatientID": "1"}, {"PatientID": "2"}),
+        ({"patient_id": "1"}, {"patient_id": "1", "IssuerOfPatientID": "B"}),
+        ({}, {"AccessionNumber": "A2"}),
+        ({"StudyDate": "20200101"}, {"StudyDate": "20210101"}),
+        ({"StudyInstanceUID": "1.2.3"}, {"StudyInstanceUID": "1.2.4"}),
+        ({"StudyID": "7"}, {"StudyID": "8"}),
+        ({}, {"modality": "MR"}),
+        ({}, {"number": 2}),
+    ],
+)
+def test_obvious_calls_do_not_collide(one, other):
+    """What distinguishes studies distinguishes all their UIDs."""
+    first, second = study(series=1, instances=1, **one)[0], study(series=1, instances=1, **other)[0]
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+        assert first[keyword].value != second[keyword].value
 
 
 @pytest.mark.parametrize("syntax", [each for each in KEPT if UID(each).is_transfer_syntax])

@@ -14,7 +14,14 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 import pacs.client
 import pacs.testing
 from benchmarks.processes import free_port
-from pacs.errors import ConfigurationError, InstanceUnreadable, MissingUID, OperationFailed, UndecodableDataSet
+from pacs.errors import (
+    ConfigurationError,
+    InstanceConflict,
+    InstanceUnreadable,
+    MissingUID,
+    OperationFailed,
+    UndecodableDataSet,
+)
 from pacs.observability.events import AssociationAccepted, AssociationEnded, DestinationFailed
 from pacs.testing import Fault, Scenario, plugin, serving, storing, studies, study, write
 from tests.archives import FIND, GET, MOVE
@@ -124,6 +131,16 @@ def test_a_refused_item_is_named(pacs_server, tmp_path):
         pacs_server.add(Dataset())
     with pytest.raises(TypeError, match="expected a data set, a path, or a list of these, not 3"):
         pacs_server.add(3)
+
+
+def test_another_instance_of_the_same_uid_is_refused_in_one_sentence(pacs_server):
+    """With what differs and what to do, and without the frames of the server."""
+    pacs_server.add(study(series=1, instances=1))
+    pacs_server.add(study(series=1, instances=1))
+    with pytest.raises(InstanceConflict, match=r"other content; Rows.* differ.* need another `number`$") as raised:
+        pacs_server.add(study(series=1, instances=1, size=16))
+    assert [Path(each.path).name for each in raised.traceback] == ["test_server.py", "server.py"]
+    assert (raised.value.__cause__, raised.value.__suppress_context__) == (None, True)
 
 
 def test_studies_builds_several_patients(pacs_server):

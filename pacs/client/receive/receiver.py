@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from ssl import SSLContext
+from tempfile import TemporaryDirectory
+
+from pydicom import Dataset
 
 from pacs.client.peer import CALLING_AE_TITLE, Deadlines, check_ae_title
 from pacs.client.receive.senders import LOOPBACK, SenderFilter
 from pacs.client.receive.store_scp import StoreSCP
+from pacs.client.without_folder import read_without_folder
 from pacs.dicom.sop_classes import VERIFICATION
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.association import Association
@@ -138,6 +142,10 @@ class Receiver:
         """The reasons for which instances were refused, with the first instance of each, '' if there were none."""
         return self._store_scp.refusals
 
+    def datasets(self) -> Iterator[Dataset]:
+        """Yield the instances that have arrived as pydicom data sets, read one at a time."""
+        return map(read_without_folder, self.arrived)
+
     def wait_for(self, count: int, timeout: float) -> bool:
         """Wait at most `timeout` seconds for this number of instances; return whether they have arrived."""
         return self._store_scp.wait_for(lambda arrivals: arrivals.received >= count, timeout)
@@ -145,7 +153,7 @@ class Receiver:
 
 @contextmanager
 def receiving(
-    to: Path | str,
+    to: Path | str | None = None,
     *,
     ae_title: str = CALLING_AE_TITLE,
     host: str = "",
@@ -154,6 +162,8 @@ def receiving(
     tls: SSLContext | None = None,
 ) -> Iterator[Receiver]:
     """Run a storage SCP during the `with` block that writes the instances it receives to the folder `to`.
+
+    Without a folder they are kept in a temporary one until the block ends; read them with `Receiver.datasets`.
 
     It accepts every Storage SOP Class and transfer syntax that the archive supports, from any address and with any
     called AE title. By default it listens on the loopback address only; `host` is another local address (0.0.0.0: all
@@ -164,10 +174,11 @@ def receiving(
     the end StorageUnavailable if an instance could not be written.
     """
     check_ae_title(ae_title)
-    store_scp = StoreSCP(Path(to), overwrite=overwrite)
-    handlers: dict[int, Handler] = {CommandField.C_STORE: store_scp.store}
-    with Listener(
-        [host or LOOPBACK], port, handlers, sender_filter=SenderFilter(), deadlines=Deadlines(), tls=tls
-    ) as listener:
-        yield Receiver(store_scp, listener, ae_title)
-    store_scp.check()
+    with nullcontext(to) if to is not None else TemporaryDirectory(prefix="pacs-receive-") as folder:
+        store_scp = StoreSCP(Path(folder), overwrite=overwrite)
+        handlers: dict[int, Handler] = {CommandField.C_STORE: store_scp.store}
+        with Listener(
+            [host or LOOPBACK], port, handlers, sender_filter=SenderFilter(), deadlines=Deadlines(), tls=tls
+        ) as listener:
+            yield Receiver(store_scp, listener, ae_title)
+        store_scp.check()

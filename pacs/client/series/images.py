@@ -17,7 +17,7 @@ _SCALES = ("RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentatio
 def check_installed() -> None:
     """Raise PackageMissing without SimpleITK."""
     if find_spec("SimpleITK") is None:
-        raise PackageMissing("load_series needs SimpleITK: pip install 'pacs-archive[itk]', or use load_datasets")
+        raise PackageMissing("load_series needs SimpleITK: run `pip install SimpleITK`, or use load_datasets")
 
 
 def read_image(volume: Volume) -> "SimpleITK.Image":

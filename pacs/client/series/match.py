@@ -6,19 +6,22 @@ from typing import Any
 
 from pydicom import Dataset
 
-from pacs.client.identifiers import data_set_of
 from pacs.dicom.attributes import NOT_KEYS, by_keyword
 from pacs.dicom.dataset import CHARACTER_SET, View
+from pacs.dicom.identifier_builder import data_set_of
 from pacs.dicom.keys import KeyReader, attribute_of, key_tags
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.matching import matches_dataset
 from pacs.dicom.matching_mode import TOLERANT, Negotiated
+from pacs.dicom.near_miss import find_near_miss
 from pacs.dicom.query import Key
 from pacs.dicom.values import is_uid
 from pacs.errors import IdentifierError, InvalidArgument, NothingFound, TooManyMatches
 
 MAX_STUDIES = 500
 """Maximum number of studies to search, one request each."""
+MAX_STUDIES_FOR_HINTS = 20
+"""Maximum number of studies to search once more for a value that differs only in case."""
 MAX_SERIES = 2000
 """Maximum number of series of a study."""
 MAX_HEADERS = 100
@@ -160,14 +163,14 @@ class SeriesFinder:
     def candidates(self) -> tuple[Candidate, ...]:
         """Return the matching series, at least one. Raises NothingFound, TooManyMatches, and what `find` raises."""
         studies, unanswered = self._studies()
-        entries = [_SeriesEntry(study, each) for study in studies for each in self._series(study)]
+        entries = [_SeriesEntry(study, each) for study in studies for each in self.series_of(study)]
         kept, unanswered_series = _compare([each.series for each in entries], self.keys.at(QueryLevel.SERIES))
         found = [each for each, is_kept in zip(entries, kept, strict=True) if is_kept and all(map(is_uid, each.uids))]
         if unanswered or unanswered_series:
             _check_limit(found, MAX_HEADERS, "series")
             found = [each for each in found if self._matches_within(each, (*unanswered, *unanswered_series))]
         if not found:
-            raise NothingFound(f"None of the {len(entries)} series found matches the keys")
+            raise NothingFound(self._nothing_found(len(entries), studies))
         once = {each.uids[1]: each.candidate() for each in found}
         return tuple(sorted(once.values(), key=lambda each: each.rank))
 
@@ -176,23 +179,48 @@ class SeriesFinder:
         keys = self.keys.at(QueryLevel.PATIENT, QueryLevel.STUDY)
         if not keys:
             return [Dataset()], ()
-        identifier = self.keys.identifier_for(QueryLevel.STUDY, _OF_STUDY)
-        matches = list(self.find(identifier, level=QueryLevel.STUDY, limit=MAX_STUDIES + 1))
+        matches = self.studies_with()
         _check_limit(matches, MAX_STUDIES, "studies")
         kept, unanswered = _compare(matches, keys)
         studies = [each for each, is_kept in zip(matches, kept, strict=True) if is_kept]
         return [each for each in studies if is_uid(_text(each, "StudyInstanceUID"))], unanswered
 
-    def _series(self, study: Dataset) -> list[Dataset]:
+    def studies_with(self, *returned: str) -> list[Dataset]:
+        """Return the studies that the PACS finds, more than `MAX_STUDIES` if there are too many."""
+        identifier = self.keys.identifier_for(QueryLevel.STUDY, (*_OF_STUDY, *returned))
+        return list(self.find(identifier, level=QueryLevel.STUDY, limit=MAX_STUDIES + 1))
+
+    def series_of(self, study: Dataset, *returned: str) -> list[Dataset]:
         """Return the series of a study; without a study, those with the given UIDs by a relational query (PS3.4
         C.4.1.3).
         """
         study_uid = _text(study, "StudyInstanceUID")
-        identifier = self.keys.identifier_for(QueryLevel.SERIES, _OF_SERIES, StudyInstanceUID=study_uid)
+        identifier = self.keys.identifier_for(QueryLevel.SERIES, (*_OF_SERIES, *returned), StudyInstanceUID=study_uid)
         extended = () if study_uid else ("relational",)
         matches = list(self.find(identifier, level=QueryLevel.SERIES, limit=MAX_SERIES + 1, extended=extended))
         _check_limit(matches, MAX_SERIES, "series")
         return matches
+
+    def _nothing_found(self, count: int, studies: Sequence[Dataset]) -> str:
+        """Return that nothing matches, and the value that differs from a key only in case, if there is one."""
+        sentence = f"None of the {count} series found matches the keys"
+        for key, text in self._near_misses(studies[:MAX_STUDIES_FOR_HINTS]):
+            return f"{sentence}: {key.attribute.keyword} {text!r} differs only in case"
+        return sentence
+
+    def _near_misses(self, studies: Sequence[Dataset]) -> Iterator[tuple[Key, str]]:
+        """Yield keys with the values that they miss only in case: of studies if there are none, otherwise of series."""
+        levels = (QueryLevel.SERIES,) if studies else (QueryLevel.PATIENT, QueryLevel.STUDY)
+        for key in self.keys.at(*levels):
+            rest = [each for each in self.keys.at(*levels) if each is not key]
+            fewer = replace(self, keys=replace(self.keys, keys=tuple(rest)))
+            if studies:
+                found = [each for study in studies for each in fewer.series_of(study, key.attribute.keyword)]
+            else:
+                found = fewer.studies_with(key.attribute.keyword) if rest else []
+            texts = (text for match in found for text in View.of(match).texts(key.attribute))
+            if text := find_near_miss(key, texts):
+                yield key, text
 
     def _matches_within(self, entry: _SeriesEntry, keys: Sequence[Key]) -> bool:
         """Return whether an instance of the series matches the keys that the PACS did not return."""

@@ -22,6 +22,7 @@ from pacs.dimse.upper.user_information import (
     Proposal,
     UserIdentity,
     confirmed,
+    identity_of,
     propose,
 )
 from pacs.dimse.upper.waiting import WaitContext, wait
@@ -30,6 +31,7 @@ from pacs.errors import (
     AssociationRejected,
     DestinationUnreachable,
     EncryptionFailed,
+    HandshakeFailed,
     OutOfResources,
     PeerTimeout,
     PeerUnreachable,
@@ -59,6 +61,8 @@ class RejectedAssociation:
     upper: UpperLayer
     calling_ae_title: str = ""
     called_ae_title: str = ""
+    user_identity: UserIdentity | None = None
+    """That of the request, which was not verified."""
 
     def close(self) -> None:
         """Close the connection once the requestor has had time to read the A-ASSOCIATE-RJ."""
@@ -115,7 +119,7 @@ def _negotiated(
     try:
         _handshake(upper, deadline, None)
     except ssl.SSLError as error:
-        raise ProtocolViolation(f"TLS failed: {_reason(error)}{_HINTS.get(error.reason or '', '')}") from error
+        raise HandshakeFailed(f"TLS failed: {_reason(error)}{_HINTS.get(error.reason or '', '')}") from error
     request = _indication(upper, deadline, None)
     if not isinstance(request, A_ASSOCIATE):
         if upper.has_rejected:
@@ -137,7 +141,7 @@ def _negotiated(
         answer = rejection_for(error)
     if isinstance(answer, Rejection):
         upper.reject(rejecting(answer))
-        return RejectedAssociation(answer, upper, caller.ae_title, caller.called_ae_title)
+        return RejectedAssociation(answer, upper, caller.ae_title, caller.called_ae_title, identity_of(request))
     primitive, agreement = answer
     upper.accept(primitive)
     return agreement

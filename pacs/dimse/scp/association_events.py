@@ -7,9 +7,16 @@ from pacs.dimse.association.association import Association
 from pacs.dimse.association.establishment import RejectedAssociation
 from pacs.dimse.messages.command import operation_name
 from pacs.dimse.messages.message import Message
+from pacs.dimse.scp.association_access import credentials
 from pacs.dimse.scp.operation import instance_of
 from pacs.dimse.server.server import AssociationObserver
-from pacs.errors import ProtocolViolation
+from pacs.dimse.upper.rejections import (
+    CALLED_AE_NOT_RECOGNIZED,
+    CALLING_AE_NOT_RECOGNIZED,
+    USER_IDENTITY_REFUSED,
+)
+from pacs.errors import HandshakeFailed, ProtocolViolation
+from pacs.observability.audit import NOTHING, Record
 from pacs.observability.events import (
     AssociationAccepted,
     AssociationEnded,
@@ -17,14 +24,25 @@ from pacs.observability.events import (
     Event,
     OperationFinished,
 )
+from pacs.services.users import claimed_name
 from pacs.support.sockets import host_and_port
+
+_NOT_AUTHORIZED = frozenset(
+    (each.result, each.source, each.reason)
+    for each in (CALLING_AE_NOT_RECOGNIZED, CALLED_AE_NOT_RECOGNIZED, USER_IDENTITY_REFUSED)
+)
+"""The rejections that go into the audit log: unknown callers and failed logins."""
+
+
+def _no_audit(_record: Record) -> None:
+    """Write no record."""
 
 
 class AssociationEvents(AssociationObserver):
-    """Publishes an event for each call of the server."""
+    """Publishes an event for each call of the server, and gives `audit` a record of each caller without access."""
 
-    def __init__(self, publish: Callable[[Event], None]) -> None:
-        self._publish = publish
+    def __init__(self, publish: Callable[[Event], None], audit: Callable[[Record], None] = _no_audit) -> None:
+        self._publish, self._audit = publish, audit
 
     def accepted(self, association: Association) -> None:
         """Publish AssociationAccepted."""
@@ -42,34 +60,37 @@ class AssociationEvents(AssociationObserver):
 
     def rejected(self, rejected: RejectedAssociation, address: tuple[str, int]) -> None:
         """Publish AssociationRequestRejected."""
-        rejection = rejected.rejection
-        self._publish(
-            AssociationRequestRejected(
-                association="",
-                calling_ae_title=rejected.calling_ae_title,
-                called_ae_title=rejected.called_ae_title,
-                address=host_and_port(*address),
-                result=rejection.result,
-                source=rejection.source,
-                reason=rejection.reason,
-                comment=rejection.comment,
-            )
+        rejection, identity = rejected.rejection, rejected.user_identity
+        event = AssociationRequestRejected(
+            association="",
+            calling_ae_title=rejected.calling_ae_title,
+            called_ae_title=rejected.called_ae_title,
+            address=host_and_port(*address),
+            result=rejection.result,
+            source=rejection.source,
+            reason=rejection.reason,
+            comment=rejection.comment,
+            user=claimed_name(credentials(identity)) if identity is not None else "",
         )
+        self._publish(event)
+        if (rejection.result, rejection.source, rejection.reason) in _NOT_AUTHORIZED:
+            self._audit(_record(event))
 
     def aborted(self, violation: ProtocolViolation, address: tuple[str, int]) -> None:
         """Publish AssociationRequestRejected, with 0 as result, source and reason."""
-        self._publish(
-            AssociationRequestRejected(
-                association="",
-                calling_ae_title="",
-                called_ae_title="",
-                address=host_and_port(*address),
-                result=0,
-                source=0,
-                reason=0,
-                comment=violation.comment,
-            )
+        event = AssociationRequestRejected(
+            association="",
+            calling_ae_title="",
+            called_ae_title="",
+            address=host_and_port(*address),
+            result=0,
+            source=0,
+            reason=0,
+            comment=violation.comment,
         )
+        self._publish(event)
+        if isinstance(violation, HandshakeFailed):
+            self._audit(_record(event))
 
     def refused(self, association: Association, message: Message, status: int, comment: str) -> None:
         """Publish OperationFinished."""
@@ -101,3 +122,16 @@ class AssociationEvents(AssociationObserver):
                 counts=dict(counts),
             )
         )
+
+
+def _record(rejected: AssociationRequestRejected) -> Record:
+    return Record(
+        operation="association",
+        outcome="failure",
+        subject=NOTHING,
+        comment=rejected.comment,
+        calling_ae_title=rejected.calling_ae_title,
+        called_ae_title=rejected.called_ae_title,
+        address=rejected.address,
+        user=rejected.user or None,
+    )

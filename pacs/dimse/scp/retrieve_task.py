@@ -106,7 +106,7 @@ class RetrieveTask:
                 status=result.status,
                 duration=finished.duration,
                 comment=result.comment,
-                repeated=result == self._last_failure,
+                repeated=result == self._last_failure and result.status == NO_RESPONSE,
             )
         )
 

@@ -38,6 +38,7 @@ from pacs.dimse.upper.user_information import (
     accepted_contexts,
     extended_items,
     extended_of,
+    identity_of,
     implementation_class_uid_of,
     implementation_items,
     implementation_of,
@@ -107,9 +108,9 @@ class AcceptorPolicy:
             return replace(CALLING_AE_NOT_RECOGNIZED, comment=f"{CALLING_AE_NOT_RECOGNIZED.comment}: it is blank")
         if str(request.application_context_name or "") != APPLICATION_CONTEXT:
             return APPLICATION_CONTEXT_NOT_SUPPORTED
-        if 0 < max_pdu_of(request) < SMALLEST_PDU:
-            return NO_REASON
-        identity = _identity(request)
+        if 0 < (limit := max_pdu_of(request)) < SMALLEST_PDU:
+            return replace(NO_REASON, comment=f"{NO_REASON.comment}: its maximum length of a PDU is {limit} bytes")
+        identity = identity_of(request)
         try:
             self.access.admit(caller)
             user = self.identify(identity)
@@ -275,8 +276,8 @@ def _compressed(transfer_syntaxes: Sequence[str]) -> list[str]:
 
 def _without_transfer_syntax(proposed: PresentationContext) -> PresentationContext:
     """Return the answer to a context without transfer syntaxes; it must name one nevertheless (PS3.8 9.3.3.2)."""
-    refused = AnyContext.of(proposed, proposed.context_id)
-    refused.result = 4
+    refused = AnyContext()  # no copy of the proposed one, whose list of transfer syntaxes is cached
+    refused.context_id, refused.abstract_syntax, refused.result = proposed.context_id, proposed.abstract_syntax, 4
     refused.add_transfer_syntax(ImplicitVRLittleEndian)
     return refused
 
@@ -309,17 +310,6 @@ def _accepting(contexts: list[PresentationContext], items: list[UserInformation]
     accepting.presentation_context_definition_results_list = contexts
     accepting.user_information = items
     return accepting
-
-
-def _identity(request: A_ASSOCIATE) -> UserIdentity | None:
-    for item in items_of(request, UserIdentityNegotiation):
-        return UserIdentity(
-            type=item.user_identity_type or 0,
-            primary=item.primary_field or b"",
-            secondary=item.secondary_field or b"",
-            response_requested=item.positive_response_requested,
-        )
-    return None
 
 
 def _identity_response() -> UserInformation:

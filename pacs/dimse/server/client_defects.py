@@ -47,8 +47,11 @@ DEFECTS = (LOST_RESPONSES,)
 """All known defects."""
 
 
-RECENT = 32
+RECENT = 64
 """How many pauses of a requestor tell how slow it is at present."""
+
+SAFETY = 1.5
+"""How many times the longest of these pauses its second thread may be late."""
 
 LONGEST_PAUSE = 0.1
 """Seconds; a requestor that lets more time pass between two operations is not slow but has something else to do."""
@@ -67,8 +70,8 @@ class ResponseHold:
     When an operation of pynetdicom ends, a thread of it wakes up (`Association._run_reactor`), looks once for a request
     of the acceptor, and takes the response to the next request if that is there already. How late this thread runs
     cannot be seen from here, but its requests come late for the same reason: where processors are busy. So the delay is
-    counted from the end of the last operation, and is the longest recent pause of the requestor and a fixed time, which
-    is shorter for a C-STORE: receiving and storing take time as well, and the delay caps the rate.
+    counted from the end of the last operation: the longest recent pause of the requestor, by a factor, and a fixed
+    time, which is shorter for a C-STORE: receiving and storing take time as well, and the delay caps the rate.
     """
 
     def __init__(self, least: float) -> None:
@@ -87,7 +90,7 @@ class ResponseHold:
         """Return the seconds to wait after a pause of the requestor."""
         if pause < LONGEST_PAUSE:
             self._pauses.append(pause)
-        return max(0.0, least + max(self._pauses, default=0.0) - pause)
+        return max(0.0, least + SAFETY * max(self._pauses, default=0.0) - pause)
 
     def operation_ended(self) -> None:
         """Note that a final response was sent."""

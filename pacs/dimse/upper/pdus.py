@@ -46,9 +46,10 @@ _FIXED_FIELDS = 74
 _CALLED, _CALLING = slice(10, 26), slice(26, 42)
 TITLES = slice(10, _FIXED_FIELDS)
 """The AE titles and 32 reserved bytes of an A-ASSOCIATE-RQ, which the A-ASSOCIATE-AC repeats."""
-_TOP = 0
 _PROPOSED, _ANSWERED = 0x20, 0x21
 _CONTEXT_ITEMS = (_PROPOSED, _ANSWERED)
+_TOP_LEVEL = {_PROPOSED: 0x100, _ANSWERED: 0x101}
+"""The level of the items of an A-ASSOCIATE-RQ and -AC, by the type of its contexts; other levels are item types."""
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _ROLE_SELECTION, _USER_IDENTITY = 0x54, 0x58
 _KERBEROS = 3
@@ -160,8 +161,8 @@ def _acceptance(encoded: bytes) -> ReceivedPDU:
 
 def _items(encoded: bytes, context: int) -> tuple[list[bytes], bytes]:
     """Return the contents of the presentation contexts, and all other items."""
-    items = list(_split(_tolerated(encoded[_FIXED_FIELDS:])))
-    others = b"".join(_ITEM.pack(kind, len(body)) + body for kind, body in items if kind not in _CONTEXT_ITEMS)
+    items = list(_split(_tolerated(encoded[_FIXED_FIELDS:], _TOP_LEVEL[context])))
+    others = b"".join(_ITEM.pack(kind, len(body)) + body for kind, body in items if kind != context)
     return [body for kind, body in items if kind == context], others
 
 
@@ -246,7 +247,7 @@ def _context_of(syntaxes: bytes) -> AnyContext:
 # --- the items ---------------------------------------------------------------------------------------------------
 
 
-def _tolerated(items: bytes, level: int = _TOP) -> bytes:
+def _tolerated(items: bytes, level: int) -> bytes:
     """Return the items that count, with values that pynetdicom accepts. Raises InvalidPDU.
 
     Unknown items are to be ignored (PS3.8 9.3.1). Of presentation contexts with one ID the first counts.
@@ -305,16 +306,21 @@ def _of_length(kind: int, length: int) -> Callable[[bytes], bytes]:
     return check
 
 
-def _about_sop_class(kind: int) -> Callable[[bytes], bytes]:
-    """Return the function for sub-items of a SOP Class UID with its length, and further bytes: roles in 54."""
+def _about_sop_class(kind: int) -> Callable[[bytes], bytes | None]:
+    """Return the function for sub-items of a SOP Class UID with its length, and further bytes: roles in 54.
 
-    def tolerate(body: bytes) -> bytes:
+    Without UID they are ignored: pynetdicom would take the further bytes for it.
+    """
+
+    def tolerate(body: bytes) -> bytes | None:
         end = _LENGTH.size + int.from_bytes(body[: _LENGTH.size], "big")
         rest = body[end:]
         is_role = kind == _ROLE_SELECTION
         if len(body) < max(end, _LENGTH.size) or (is_role and len(rest) != 2):
             raise _invalid(kind, body, "does not have the length of its parts")
         uid = _uid(body[_LENGTH.size : end])
+        if not uid:
+            return None
         return _LENGTH.pack(len(uid)) + uid + (bytes(map(bool, rest)) if is_role else rest)
 
     return tolerate
@@ -355,12 +361,13 @@ _TOLERATED: dict[int, Callable[[bytes], bytes | None]] = {
 None ignores the item. 57, SOP Class Common Extended Negotiation, is always ignored.
 """
 _KNOWN: dict[int, frozenset[int]] = {
-    _TOP: frozenset({0x10, 0x20, 0x21, 0x50}),
+    _TOP_LEVEL[_PROPOSED]: frozenset({0x10, _PROPOSED, 0x50}),
+    _TOP_LEVEL[_ANSWERED]: frozenset({0x10, _ANSWERED, 0x50}),
     0x20: frozenset({0x30, 0x40}),
     0x21: frozenset({0x40}),
     0x50: frozenset(_TOLERATED) - frozenset(range(0x51)),
 }
-"""The known item types, by the item that contains them (PS3.8 9.3.2, 9.3.3, PS3.7 D.3.3)."""
+"""The known item types, by level (PS3.8 9.3.2, 9.3.3, PS3.7 D.3.3)."""
 
 
 def _split(items: bytes) -> Iterator[tuple[int, bytes]]:

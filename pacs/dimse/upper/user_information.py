@@ -189,6 +189,18 @@ def items_of(primitive: A_ASSOCIATE, kind: type[_Item]) -> list[_Item]:
     return [item for item in primitive.user_information if isinstance(item, kind)]
 
 
+def identity_of(request: A_ASSOCIATE) -> UserIdentity | None:
+    """Return the user identity of a request, None without one."""
+    for item in items_of(request, UserIdentityNegotiation):
+        return UserIdentity(
+            type=item.user_identity_type or 0,
+            primary=item.primary_field or b"",
+            secondary=item.secondary_field or b"",
+            response_requested=item.positive_response_requested,
+        )
+    return None
+
+
 def accepted_contexts(results: Sequence[PresentationContext]) -> dict[int, Context]:
     """Return the accepted contexts (result 0) by ID."""
     return {
