@@ -60,15 +60,16 @@ EXPLAINED = "requests are explained: the log holds patient data until query.expl
 """The notice at the start of a server that explains requests."""
 
 
-def require_existing(config: Config, *, index: bool = True) -> None:
-    """Raise ConfigurationError unless the files and, with `index`, the index of an archive exist; creates nothing."""
-    files, database = Path(config.files.url).absolute(), file_of(config.database.url) if index else None
-    if not files.is_dir():
+def require_existing(config: Config, *, files: bool = True, index: bool = True) -> None:
+    """Raise ConfigurationError unless `files` and `index` of an archive exist; create nothing."""
+    folder, database = Path(config.files.url).absolute(), file_of(config.database.url) if index else None
+    if files and not folder.is_dir():
         raise ConfigurationError(
-            f"no archive here: {str(files)!r} does not exist; run this command where the archive is, or give --config"
+            f"no archive here: {str(folder)!r} does not exist; run this command where the archive is, or give --config"
         )
     if database is not None and not database.exists():
-        raise ConfigurationError(f"no index here: {str(database.absolute())!r} does not exist; run `pacs reindex`")
+        missing = f"no index here: {str(database.absolute())!r} does not exist"
+        raise ConfigurationError(f"{missing}; run `pacs reindex` where there are files, else `pacs db upgrade`")
 
 
 NO_PROTECTIONS: Mapping[str, Protection | None] = MappingProxyType({})
@@ -524,6 +525,7 @@ class Archive:
             retrieve_limits=settings.retrieve_limits(limits),
             limits=settings.association_limits(limits),
             protect=lambda peer: rules.protections[peer.ae_title],
+            gdcm_one_syntax=config.clients.gdcm_one_syntax,
             explain=explain,
         )
 

@@ -1,6 +1,6 @@
 """`pacs completion`, and what the shell completes in arguments of `pacs`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pacs.config import Config
 
 SHELLS = ("bash", "zsh", "fish")
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 @click.command(short_help="Print the completion script of a shell.")
@@ -28,10 +30,13 @@ def completion(shell: str) -> None:
     click.echo(script(root.command, {}, "pacs", "_PACS_COMPLETE").source())
 
 
-def complete_peer(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the AE title of a configured peer or of the server; after the first argument, files."""
-    if parameter.nargs == -1 and ctx.params.get(str(parameter.name)):
-        return [CompletionItem(incomplete, type="file")]
+def complete_file(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete the path of a file."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_peer(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the AE title of a configured peer or of the server."""
     config = _config(ctx)
     titles = [*(each.ae_title for each in config.peers), config.server.ae_title] if config else []
     return _beginning(titles, incomplete)
@@ -41,6 +46,16 @@ def complete_title(ctx: click.Context, _parameter: click.Parameter, incomplete: 
     """Complete the AE title of a configured peer."""
     config = _config(ctx)
     return _beginning((each.ae_title for each in config.peers) if config else (), incomplete)
+
+
+def complete_first(first: Complete, rest: Complete) -> Complete:
+    """Return how the first of several arguments is completed, and the others."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        has_first = bool(ctx.params.get(str(parameter.name)))
+        return (rest if has_first else first)(ctx, parameter, incomplete)
+
+    return complete
 
 
 def complete_key(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -39,9 +39,11 @@ def upgrade(config: "Config") -> None:
 @with_config
 def check_schema(config: "Config") -> None:
     """Check the schema of the index for this version of pacs."""
+    from pacs.archive import require_existing
     from pacs.index import schema
     from pacs.index.database import Index
 
+    require_existing(config, files=False)
     with closing(Index(config.database.url)) as index:
         index.probe()
         schema.check(index)

@@ -93,7 +93,7 @@ class LevelName(click.ParamType):  # type: ignore[type-arg]
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of levels."""
-        names = (each.name.lower() for each in QueryLevel)
+        names = PLURAL.values()
         return [CompletionItem(name) for name in names if name.startswith(incomplete.lower())]
 
 
@@ -102,7 +102,12 @@ def _known_levels(text: str) -> str:
     return suggestion(text, names) or f"; expected one of {', '.join(PLURAL.values())}"
 
 
-words_argument = click.argument("words", nargs=-1, metavar=WORDS)
+def complete_word(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a level or a keyword."""
+    return [*LevelName().shell_complete(ctx, parameter, incomplete), *complete_key(ctx, parameter, incomplete)]
+
+
+words_argument = click.argument("words", nargs=-1, metavar=WORDS, shell_complete=complete_word)
 
 _OPTIONS = (
     click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]", shell_complete=complete_key,

@@ -43,7 +43,7 @@ def rejected(error: AssociationRejected, us: LocalAE, called: str, *, where: str
     if triplet in USER_REFUSED:
         return (
             f"{error.comment}: the peer requires a user, or refuses this one or the passcode; "
-            "see --user, --passcode-file and --token"
+            "see --user, --passcode-file and --token of `pacs echo`"
         )
     return f"{error.comment}; if the peer has a list of known AEs, add this AE there with\n    {us}"
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.completion import complete_peer, complete_title
+from pacs.cli.completion import complete_file, complete_first, complete_peer, complete_title
 from pacs.cli.interrupt import interruptible
+from pacs.cli.matching_keys import complete_word
 from pacs.cli.options import Command, with_config_loader
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
@@ -54,9 +55,10 @@ def peer_command(metavar: str = "PEER", *, takes_words: bool = False) -> Callabl
 
     With `takes_words` the command gets the arguments after PEER as `words`.
     """
+    complete = complete_first(complete_peer, complete_word if takes_words else complete_file)
 
     def decorate(command: Command) -> Command:
-        @click.argument("words", nargs=-1, required=True, metavar=metavar, shell_complete=complete_peer)
+        @click.argument("words", nargs=-1, required=True, metavar=metavar, shell_complete=complete)
         @_with(_OPTIONS)
         @with_config_loader
         @wraps(command)
@@ -271,14 +273,15 @@ def _protection(options: dict[str, Any]) -> "Protection | None":
     """Return the TLS settings of the options, None without TLS."""
     if not any(options[each] for each in _OF_TLS):
         return None
-    from pacs.dimse.association.establishment import Protection
-    from pacs.dimse.upper.tls import Certificates, requestor_context
+    from pacs.client import requestor_tls
 
-    files = Certificates(certificate=options["cert"], key=options["key"] or options["cert"], ca=options["ca"])
-    context = requestor_context(files, is_pinned=bool(options["fingerprint"]))
-    if options["no_hostname"]:
-        context.check_hostname = False
-    return Protection(context, frozenset(options["fingerprint"]))
+    return requestor_tls(
+        ca=options["ca"],
+        certificate=options["cert"],
+        key=options["key"],
+        fingerprints=options["fingerprint"],
+        check_hostname=not options["no_hostname"],
+    )
 
 
 def _protection_of(config: "Config", peer: Any, options: dict[str, Any]) -> "Protection | None":

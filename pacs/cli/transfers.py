@@ -21,6 +21,8 @@ from pacs.cli.verbosity import say
 from pacs.errors import AssociationLost, OperationFailed
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from pacs.client import Committed, NotStored, Retrieved, Senders
     from pacs.dicom.commitment import Failure
 
@@ -41,6 +43,19 @@ from_option = click.option(
     "--from", "others", multiple=True, metavar="ADDRESS|anyone",
     help="Further sender that may connect: an address, a network, or `anyone`; may be given several times.",
 )  # fmt: skip
+_receive_cert = click.option(
+    "--receive-cert", default="", metavar="FILE",
+    help="Certificate (PEM) of this host: senders must connect with TLS. Without it, they connect without TLS.",
+)  # fmt: skip
+_receive_key = click.option(
+    "--receive-key", default="", metavar="FILE", help="Private key (PEM) of --receive-cert; default: in the same file."
+)
+
+
+def receive_tls_options(command: Command) -> Command:
+    """Add the certificate with which this host accepts associations to a command."""
+    return _receive_cert(_receive_key(command))
+
 
 _PERSISTENCE = (
     click.option("--check", is_flag=True, help="Query PEER for what should arrive, and fail unless all of it has."),
@@ -131,6 +146,15 @@ def _not_committed(done: "Committed", failed: "Failure") -> str:
     return f"{failed.reference.sop_instance_uid}: {why}"
 
 
+def _receive_tls(certificate: str, key: str) -> "SSLContext | None":
+    """Return the TLS settings of the options for reception, None without them. Raises click.UsageError."""
+    from pacs.client import acceptor_tls
+
+    if key and not certificate:
+        raise click.UsageError("--receive-key needs --receive-cert")
+    return acceptor_tls(certificate=certificate, key=key) if certificate else None
+
+
 def _senders(others: tuple[str, ...]) -> "Senders":
     return "anyone" if "anyone" in others else others or "peer"
 
@@ -175,6 +199,7 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
 @to_option
 @port_option
 @from_option
+@receive_tls_options
 @wait_option
 @persistence_options
 def move(
@@ -185,6 +210,8 @@ def move(
     folder: Path | None,
     port: int,
     others: tuple[str, ...],
+    receive_cert: str,
+    receive_key: str,
     wait: float,
     **persistence: Any,
 ) -> None:
@@ -211,6 +238,7 @@ def move(
                 port=port,
                 senders=senders,
                 wait=wait,
+                tls=_receive_tls(receive_cert, receive_key),
                 **common,
             )
             set_result(done, to)
@@ -243,6 +271,7 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, **persist
 @to_option
 @port_option
 @from_option
+@receive_tls_options
 @wait_option
 @persistence_options
 def fetch(
@@ -252,6 +281,8 @@ def fetch(
     folder: Path | None,
     port: int,
     others: tuple[str, ...],
+    receive_cert: str,
+    receive_key: str,
     wait: float,
     **persistence: Any,
 ) -> None:
@@ -271,6 +302,7 @@ def fetch(
             ae_title=call.receives_as,
             port=port,
             senders=senders,
+            tls=_receive_tls(receive_cert, receive_key),
             model=root,
             on_progress=show_progress,
             wait=wait,

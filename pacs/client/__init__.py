@@ -10,6 +10,7 @@ without an explicit level, the level follows from its keys. Every wait has a dea
 raises a `pacs.errors.PacsError` that says what happened. No part of the archive server is imported.
 """
 
+from pacs.client.encryption import acceptor_tls, requestor_tls
 from pacs.client.fetching import fetch
 from pacs.client.finding import echo, find
 from pacs.client.outcomes import Committed, NotStored, OnProgress, Progress, Retrieved, Transfer
@@ -63,6 +64,7 @@ __all__ = [
     "StillCompressed",
     "Transfer",
     "WithoutPositions",
+    "acceptor_tls",
     "commit",
     "echo",
     "fetch",
@@ -73,6 +75,7 @@ __all__ = [
     "move",
     "move_and_store",
     "receiving",
+    "requestor_tls",
     "store",
 ]
 

@@ -14,7 +14,7 @@ from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
 from pacs.dimse.scu import Exchange
 from pacs.dimse.upper.user_information import Proposal, UserIdentity
-from pacs.errors import AssociationRejected, InvalidArgument, StopNow
+from pacs.errors import AssociationRejected, EncryptionFailed, InvalidArgument, StopNow
 from pacs.support.sockets import host_and_port
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")
@@ -173,6 +173,8 @@ def associate(
             raise
         sentence = f"{error.comment}: {advice.format(peer=peer)}"
         raise AssociationRejected(sentence, error.result, error.source, error.reason) from None
+    except EncryptionFailed as error:
+        raise EncryptionFailed(f"{error.comment}{_advice_on_certificate(error)}") from error
     _log(peer, contexts, association)
     return association
 
@@ -225,6 +227,19 @@ def _after(error: KeyboardInterrupt, seconds: float) -> float:
     """Return the time that a peer has after a Ctrl-C."""
     return 0.0 if isinstance(error, StopNow) else min(seconds, INTERRUPTED_SECONDS)
 
+
+def _advice_on_certificate(error: EncryptionFailed) -> str:
+    """Return how a certificate that was not accepted can be, '' for another failure of TLS."""
+    code = getattr(error.__cause__, "verify_code", 0)
+    if code in _OTHER_HOST:
+        return "; accept another host name (--no-hostname, check_hostname=False), or the certificate by its fingerprint"
+    if code:
+        return "; name the CA that signed it (--ca), or accept the certificate by its SHA-256 (--fingerprint)"
+    return ""
+
+
+_OTHER_HOST = (62, 64)
+"""Codes of OpenSSL: X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH."""
 
 _ADVICE = {
     (1, 3): "configure our AE title {peer.calling_ae_title} at the peer, or use a calling AE title that it knows",

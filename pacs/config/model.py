@@ -348,6 +348,8 @@ class ClientsSection(Section):
 
     pynetdicom_hold: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.016
     """Least delay of a request of pynetdicom, which can lose faster responses, in seconds; 0 for no delay."""
+    gdcm_one_syntax: bool = True
+    """Whether C-MOVE sends to GDCM only in the transfer syntax that it accepted last, the only one it reads."""
 
 
 class CommitmentSection(Section):

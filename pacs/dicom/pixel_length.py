@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import BinaryIO
 
+from pacs.dicom.bounds import DataSetBounds
 from pacs.dicom.elements import LONGEST, PIXELS, TOO_LONG, UNDEFINED, Source, Token, encoding_of, walk
 from pacs.dicom.syntaxes import is_native
 from pacs.errors import UndecodableDataSet
@@ -21,7 +22,8 @@ _LONGEST_FACTOR = 16
 class PixelLengthCheck:
     """Checks a data set in this transfer syntax repeatedly while it arrives."""
 
-    def __init__(self, transfer_syntax: str) -> None:
+    def __init__(self, transfer_syntax: str, bounds: DataSetBounds) -> None:
+        self._bounds = bounds
         self._encoding = encoding_of(transfer_syntax)
         self._is_checked = is_native(transfer_syntax) and not self._encoding.deflated
         self._end: int | None = None
@@ -30,7 +32,9 @@ class PixelLengthCheck:
         self._next_search = 0
 
     def check(self, size: int, body: Callable[[], BinaryIO]) -> None:
-        """Check the first `size` bytes, which `body` opens. Raises UndecodableDataSet for pixel data that is too long.
+        """Check the first `size` bytes, which `body` opens.
+
+        Raises UndecodableDataSet for pixel data that is too long, or too many elements before it.
 
         The end of pixel data whose attributes do not tell its length may be 4 GiB behind where it should be.
         """
@@ -46,7 +50,9 @@ class PixelLengthCheck:
     def _search(self, source: Source) -> None:
         """Search for the pixel data. Raises UndecodableDataSet if its length is what the attributes say, truncated."""
         bits = 1
-        for token in self._beginning(source):
+        for token in self._bounds.limited(self._beginning(source)):
+            if token.depth:
+                continue
             if token.tag in PIXELS:
                 self._tag, self._end = token.tag, source.position + (token.length if token.length != UNDEFINED else 0)
                 if bits // 8 > LONGEST and token.length in (UNDEFINED, bits // 8 & 0xFFFFFFFF):
@@ -56,9 +62,9 @@ class PixelLengthCheck:
                 bits *= self._number(token.tag, source.peek(min(token.length, _LONGEST_FACTOR)))
 
     def _beginning(self, source: Source) -> Iterator[Token]:
-        """Yield the tokens of the data set itself as far as it is plain; other errors are reported at its end."""
+        """Yield the tokens up to the first error, which is reported at the end of the data set."""
         with suppress(UndecodableDataSet):
-            yield from (token for token in walk(source, self._encoding) if token.depth == 0)
+            yield from walk(source, self._encoding)
 
     def _number(self, tag: int, value: bytes) -> int:
         if tag != _NUMBER_OF_FRAMES:

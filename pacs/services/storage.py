@@ -380,7 +380,7 @@ class Reception:
         self._received_at = time.time_ns() // 1000
         self._file_meta = announced.file_meta(self._received_at)
         self._incoming = self._create()
-        self._pixel_length = PixelLengthCheck(announced.transfer_syntax)
+        self._pixel_length = PixelLengthCheck(announced.transfer_syntax, storage.bounds)
         self._next_check = CHECK_BYTES
         self._header: Header | None = None
         """Once the data set is checked."""

@@ -64,8 +64,8 @@ def test_the_configuration_file_can_be_named_in_the_environment(pacs, tmp_path):
 def test_a_schema_is_created_and_checked(pacs):
     """`db check`, `db upgrade`, `db check`."""
     before = pacs("db", "check")
-    assert before.exit_code == 1
-    assert "run `pacs db upgrade`" in before.stderr
+    assert before.exit_code == 2
+    assert "`pacs db upgrade`" in before.stderr
     assert pacs("db", "upgrade").exit_code == 0
     assert "already" in pacs("db", "upgrade").stdout
     assert pacs("db", "check").exit_code == 0

@@ -43,9 +43,16 @@ def test_commands_and_options_are_completed(complete):
         (("peers", "echo", "W"), ["WS1", "WS2"]),
         (("move", "CT", "-aem", "WS"), ["WS1", "WS2"]),
         (("find", "CT", "-k", "PatientBirthD"), ["PatientBirthDate", "PatientBirthDateInAlternativeCalendar"]),
+        (("find", "CT", "--level", "st"), ["studies"]),
+        (("ls", "im"), ["images"]),
+        (("ls", "images", "PatientBirthDa"), ["PatientBirthDate", "PatientBirthDateInAlternativeCalendar"]),
         (("serve", "--set", "server.ho"), ["server.host"]),
         (("config", "show", "web.p"), ["web.port"]),
         (("store", "CT", "fol"), ["file,fol"]),
+        (("find", "CT", "stu"), ["studies"]),
+        (("get", "CT", "StudyInstanceU"), ["StudyInstanceUID"]),
+        (("ls", "se"), ["series"]),
+        (("delete", "SOPInstanceU"), ["SOPInstanceUID", "SOPInstanceUIDOfConcatenationSource"]),
     ],
 )
 def test_peers_and_keys_are_completed(complete, words, found):

@@ -266,6 +266,7 @@ def test_a_lost_index_is_not_replaced_by_an_empty_one(filled, tmp_path):
     (tmp_path / "pacs-data" / "pacs.db").unlink()
     result = filled("ls")
     assert (result.exit_code, "run `pacs reindex`" in result.stderr) == (2, True)
+    assert filled("db", "check").exit_code == 2
     assert not (tmp_path / "pacs-data" / "pacs.db").exists()
     assert filled("reindex").exit_code == 0
     assert len(listed(filled, "images")) == 9

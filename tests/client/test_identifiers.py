@@ -45,6 +45,25 @@ def test_a_retrieve_is_at_the_level_of_its_lowest_unique_key():
     assert sent(keys, unique_only=True).QueryRetrieveLevel == "STUDY"
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [("512", 512), (512, 512), ("1\\2", [1, 2]), ([1, "2"], [1, 2]), ("", None), (0, 0)]
+)
+def test_a_number_may_be_a_text(value, expected):
+    """Several are separated by backslashes, as in text."""
+    assert sent({"Rows": value}).Rows == expected
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [{"Rows": "many"}, {"Rows": -1}, {"Rows": 65536}, {"Rows": "1.5"}, {"SimpleFrameList": 2**32},
+     {"RecommendedDisplayFrameRateInFloat": 1e300}, {"PixelData": "x"}, {"SelectorAttribute": "Nothing"}],
+)  # fmt: skip
+def test_a_value_that_its_vr_cannot_have_is_refused(identifier):
+    """Before it is sent."""
+    with pytest.raises(InvalidArgument):
+        data_set_of(identifier)
+
+
 def test_keys_are_keywords_tags_and_paths():
     """They all produce the same kind of element."""
     found = sent(

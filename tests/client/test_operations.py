@@ -6,10 +6,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from pydicom import dcmread
 
 from benchmarks.processes import free_port
 from pacs import client
+from pacs.cli import main
 from pacs.client import Peer
 from pacs.errors import AssociationRejected, DestinationUnreachable, EncryptionFailed, InvalidArgument, OperationFailed
 from pacs.testing import serving, study, write
@@ -284,6 +286,66 @@ def test_a_move_can_be_received_with_tls(tmp_path, datasets):
         assert len(client.move_and_store(peer, asked, to=tmp_path / "in", port=port, tls=answering).paths) == 6
         with pytest.raises(OperationFailed, match="A702"):
             client.move_and_store(peer, asked, to=tmp_path / "in", port=port)
+
+
+@pytest.fixture
+def secure(tmp_path):
+    """An archive whose certificate has another host name than its address, the CA, and the certificate."""
+    authority = Authority(tmp_path)
+    ours = authority.sign("device", "device.example")
+    settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": ours.certificate, "tls.key": ours.key}
+    with serving(tmp_path / "pacs", settings) as archive:
+        yield Peer("PACS", "127.0.0.1", archive.secure_port), authority, ours
+
+
+def test_a_certificate_is_accepted_by_its_fingerprint_or_without_its_host_name(secure):
+    """As devices have them: of any CA and for any name. Another one is refused with its own fingerprint."""
+    peer, authority, ours = secure
+    colons = ":".join(ours.fingerprint[place : place + 2] for place in range(0, 64, 2)).upper()
+    for accepted in ({"fingerprints": [colons]}, {"ca": authority.path, "check_hostname": False}):
+        assert client.echo(replace(peer, protection=client.requestor_tls(**accepted))) > 0
+    for refused, why in (
+        ({"fingerprints": ["ab" * 32]}, f"not one of those expected; its SHA-256 is {ours.fingerprint}"),
+        ({"ca": authority.path}, "IP address mismatch.*127.0.0.1.*; accept another host name"),
+        ({}, "certificate.*; name the CA that signed it .* or accept the certificate by its SHA-256"),
+    ):
+        with pytest.raises(EncryptionFailed, match=why):
+            client.echo(replace(peer, protection=client.requestor_tls(**refused)))
+
+
+def test_invalid_tls_settings_are_refused(tmp_path):
+    """With the argument, not a key of the configuration."""
+    with pytest.raises(InvalidArgument, match="64 hexadecimal digits, not 'abc'"):
+        client.requestor_tls(fingerprints=["abc"])
+    with pytest.raises(InvalidArgument, match=r"^ca = '/nope': cannot be read"):
+        client.requestor_tls(ca="/nope")
+    with pytest.raises(InvalidArgument, match=r"^certificate = '/nope': cannot be read"):
+        client.acceptor_tls(certificate="/nope")
+
+
+@pytest.mark.parametrize("command", ["move", "fetch"])
+def test_commands_receive_with_tls(tmp_path, datasets, command):
+    """From an archive that sends with TLS and does not support C-GET."""
+    authority, port = Authority(tmp_path), free_port()
+    home, theirs = authority.sign("home", "localhost"), authority.sign("pacs", "localhost")
+    settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": theirs.certificate, "tls.key": theirs.key}
+    destination = {"ae_title": "HOME", "host": "localhost", "port": port, "tls": True}
+    destination["services"] = ["store", "find", "move"]
+    settings |= {"tls.ca": authority.path, "peers": [destination]}
+    with serving(tmp_path / "pacs", settings) as archive:
+        archive.add(datasets)
+        words = [command, archive.address, "-aet", "HOME", "-k", f"StudyInstanceUID={datasets[0].StudyInstanceUID}"]
+        words += ["--to", str(tmp_path / "in"), "--port", str(port)]
+        ran = CliRunner().invoke(main, [*words, "--receive-cert", home.certificate, "--receive-key", home.key])
+        assert (ran.exit_code, len(list((tmp_path / "in").rglob("*.dcm")))) == (0, 6), ran.stderr
+        assert CliRunner().invoke(main, [*words, "--receive-key", home.key]).exit_code == 2
+
+
+def test_a_long_reason_is_not_cut(tmp_path):
+    """Only an Error Comment is limited to 64 characters."""
+    context = ssl.create_default_context(cafile=Authority(tmp_path).path)
+    with serving(tmp_path / "pacs") as archive, pytest.raises(EncryptionFailed, match=r"the port may not use TLS$"):
+        client.echo(Peer("PACS", "127.0.0.1", archive.port, protection=client.Protection(context)))
 
 
 def test_extended_negotiation_is_used(known):

@@ -1,10 +1,14 @@
 """Dates, times and ranges as people type them: understood where certain, in the tolerant mode only (M6)."""
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pacs.dicom.matching_mode import STRICT, Negotiated
 from pacs.dicom.query import Range, Single
-from pacs.dicom.typed_ranges import parse_typed_range
+from pacs.dicom.typed_ranges import parse_typed_range, standard_date
 from pacs.errors import IdentifierError
 from tests.dicom.build import ask
 
@@ -77,3 +81,60 @@ def test_m6_a_valid_range_has_the_same_meaning_as_typed(vr, text):
     low, high = parse_typed_range(vr, text)
     strict = matching(vr, text, mode=STRICT, negotiated=Negotiated(relational=True))
     assert strict in (Range(low, high), Single((low,)))
+
+
+PARTS = [
+    "2024",
+    "202402",
+    "20240231",
+    "2024-02-01",
+    "-",
+    ":",
+    "T",
+    "24",
+    "1030",
+    "10:30",
+    "+0100",
+    "-0500",
+    "Z",
+    ".5",
+    "00",
+    "*",
+]
+FORMS = {"DA": r"[0-9]{8}", "TM": r"[0-9]{6}\.[0-9]{6}", "DT": r"[0-9]{14}\.[0-9]{6}"}
+
+
+@given(
+    vr=st.sampled_from(sorted(FORMS)), text=st.one_of(st.lists(st.sampled_from([*PARTS, " "])).map("".join), st.text())
+)
+def test_m6_any_text_is_a_range_of_valid_bounds_or_none(vr, text):
+    """Nothing else than ValueError is raised, and no range is open at both ends."""
+    try:
+        bounds = parse_typed_range(vr, text)
+    except ValueError:
+        return
+    assert any(bounds)
+    assert all(each is None or re.fullmatch(FORMS[vr], each) for each in bounds)
+
+
+@pytest.mark.parametrize(
+    ("typed", "standard"),
+    [
+        ("20141023", "20141023"),
+        ("20141023-", "20141023-"),
+        ("-", "-"),
+        ("2014.10.23", "2014.10.23"),
+        ("2014-10-23", "20141023"),
+        ("2014-10", "20141001-20141031"),
+        ("2014", "20140101-20141231"),
+        ("2014-10-23-", "20141023-"),
+        ("2014-10-23-2015-01-02", "20141023-20150102"),
+        ("20240201-20240231", "20240201-20240229"),
+        ("yesterday", "yesterday"),
+        ("*", "*"),
+        ("", ""),
+    ],
+)
+def test_a_date_that_was_typed_has_a_standard_form(typed, standard):
+    """Others than this server understand no other; a text without a certain meaning stays as it is."""
+    assert standard_date(typed) == standard

@@ -37,7 +37,8 @@ from tests.docs.requests import (
 )
 from tests.docs.statement import TEXT, covers, rows
 from tests.interop.lost_responses import find_images, late_requestor
-from tests.programs import run
+from tests.interop.requestors import Caller, with_gdcm
+from tests.programs import free_port, run
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 from tests.waiting import eventually
 
@@ -134,20 +135,41 @@ def test_the_application_entity(archive):
 # --- 2.2 Associations --------------------------------------------------------------------------------------------
 
 
-@covers("Some requestors have defects", "The server recognises such a requestor")
-@pytest.mark.parametrize("row", rows("2.2 Associations", "client"), ids=lambda row: row[0])
-def test_a_client_with_a_known_defect_gets_its_remedy(tmp_path, row):
-    """Without the remedy for pynetdicom, one that is late loses an answer; with it, none."""
-    client, _named, _defect, _remedy, key, value = row
-    assert client.startswith("pynetdicom")
-    assert float(value) > 0
-    for seconds in (0, 2):
-        with serving(tmp_path / str(seconds), {key: seconds}) as running:
-            take_in(running, study(series=1, instances=5))
-            association = late_requestor(running.port, 60 if seconds == 0 else 0.1)
-            assert len(list(find_images(association))) == 6
-            assert (len(list(find_images(association))) < 6) is (seconds == 0)
-            association.abort()
+DEFECTS = {key: value for *_, key, value in rows("2.2 Associations", "client")}
+"""The remedies for known defects of clients, by configuration key."""
+
+
+@covers("Some clients have defects", "The server recognises such a client")
+def test_each_known_defect_of_a_client_has_a_remedy_that_is_tested_here():
+    """It is applied by default."""
+    assert DEFECTS.keys() == {"clients.pynetdicom_hold", "clients.gdcm_one_syntax"}
+    assert float(DEFECTS["clients.pynetdicom_hold"]) > 0
+    assert DEFECTS["clients.gdcm_one_syntax"] == "true"
+
+
+@covers("The remedy is switched off")
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_pynetdicom_that_is_late_loses_no_response_with_the_remedy(tmp_path, seconds):
+    """Without it, it loses at least one of six."""
+    with serving(tmp_path, {"clients.pynetdicom_hold": seconds}) as running:
+        take_in(running, study(series=1, instances=5))
+        association = late_requestor(running.port, 60 if seconds == 0 else 0.1)
+        assert len(list(find_images(association))) == 6
+        assert (len(list(find_images(association))) < 6) is (seconds == 0)
+        association.abort()
+
+
+@covers("The remedy is switched off")
+@pytest.mark.parametrize("remedied", [True, False])
+def test_gdcm_receives_all_instances_of_a_c_move_with_the_remedy(tmp_path, remedied):
+    """Without it, gdcmscu cannot read any."""
+    moved, datasets, port = tmp_path / "moved", study(series=1, instances=2), free_port()
+    moved.mkdir()
+    peer = {"ae_title": "GDCM", "host": "127.0.0.1", "port": port}
+    with serving(tmp_path / "pacs", {"clients.gdcm_one_syntax": remedied, "peers": [peer]}) as running:
+        take_in(running, datasets)
+        with_gdcm(Caller(running.port, "GDCM", port), "move", datasets[0].StudyInstanceUID, moved)
+    assert len(list(moved.iterdir())) == (2 if remedied else 0)
 
 
 @covers("The requests of an association are performed one after the other")

@@ -3,13 +3,16 @@
 import re
 import socket
 import threading
+import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from pynetdicom.presentation import AllStoragePresentationContexts
 from sqlalchemy import text
 
-from pacs.testing import serving, study, write
+from pacs.dimse.association import establishment
+from pacs.testing import serving, storing, study, write
 from tests import raw
 from tests.archives import identifier, take_in
 from tests.dimse.test_replaced import compressed
@@ -226,6 +229,22 @@ def test_the_requestor_and_the_server_itself_as_destinations(tmp_path):
         run("movescu", "-S", "-aet", "HOME", "-aec", "PACS", "+P", theirs, "-od", tmp_path / "home", *selection,
             "127.0.0.1", archive.port)  # fmt: skip
     assert len(list((tmp_path / "home").iterdir())) == 4
+
+
+@covers("The requestor may begin to listen up to")
+@pytest.mark.parametrize(("calling", "status"), [("LATE", 0x0000), ("ASKER", 0xA702)])
+def test_a_requestor_that_is_its_own_destination_may_listen_late(tmp_path, monkeypatch, calling, status):
+    """It listens after the first connection was refused. The destination of another requestor has no such time."""
+    late = {"ae_title": "LATE", "host": "127.0.0.1", "port": free_port()}
+    with serving(tmp_path, {"peers": [late]}) as archive, ExitStack() as stack:
+        take_in(archive, DATASETS)
+
+        def listen(_seconds: float) -> None:
+            stack.enter_context(storing("LATE", port=late["port"]))
+
+        monkeypatch.setattr(establishment, "time", SimpleNamespace(monotonic=time.monotonic, sleep=listen))
+        with Requestor(archive.port, calling=calling) as requestor:
+            assert requestor.move("LATE", "STUDY", StudyInstanceUID=STUDY)[-1].status == status
 
 
 # --- sub-operations ----------------------------------------------------------------------------------------------

@@ -1,31 +1,18 @@
 """Programs that retrieve a study with their default settings, by C-GET, by C-MOVE to themselves, or both.
 
-Each is a function that leaves the received instances as files in the folders `got` and `moved`. Those that need another
-interpreter are in the files `*_with_*` and `RetrieveWith*`.
+Each is a function that leaves the received instances as files in the folders `got` and `moved`; most are requestors
+(`tests.interop.requestors`).
 """
 
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
-from pynetdicom.sop_class import (
-    SecondaryCaptureImageStorage,
-    StudyRootQueryRetrieveInformationModelGet,
-    StudyRootQueryRetrieveInformationModelMove,
-)
-
-from tests.interop.orthanc import orthanc
+from tests.interop import requestors
 from tests.pixels.samples import SYNTAXES
-from tests.programs import PATIENCE, missing, needs, pixelmed, run, running, storescp
-from tests.waiting import eventually
+from tests.programs import run, storescp
 
 EXPLICIT, IMPLICIT, DEFLATED, BIG = (f"1.2.840.10008.1.2{end}" for end in (".1", "", ".1.99", ".2"))
-HERE = Path(__file__).parent
-NODE_MODULES = HERE.parents[1] / ".venv" / "node" / "node_modules"
-"""Where .ci/run installs packages for Node.js."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +34,9 @@ class Retrieval:
         return ("-S", "-aec", "PACS", *(part for key in keys for part in ("-k", key)), "127.0.0.1", self.archive)
 
     @property
-    def arguments(self) -> tuple[object, ...]:
-        """The arguments of the programs in other languages."""
-        return (self.archive, self.ae_title, self.port, self.study, self.got, self.moved)
+    def caller(self) -> requestors.Caller:
+        """The receiver as a requestor."""
+        return requestors.Caller(self.archive, self.ae_title, self.port)
 
 
 def with_getscu(its: Retrieval) -> None:
@@ -69,78 +56,28 @@ def with_storescp(its: Retrieval) -> None:
         run("movescu", "-aem", its.ae_title, *its.of_dcmtk())
 
 
-def with_pynetdicom(its: Retrieval) -> None:
-    """Retrieve with pynetdicom, and its default transfer syntaxes."""
-    scp, scu = AE(its.ae_title), AE(its.ae_title)
-    scp.supported_contexts = AllStoragePresentationContexts
-    models = StudyRootQueryRetrieveInformationModelGet, StudyRootQueryRetrieveInformationModelMove
-    for each in (SecondaryCaptureImageStorage, *models):
-        scu.add_requested_context(each)
-    roles = [build_role(SecondaryCaptureImageStorage, scp_role=True)]
-    identifier = Dataset()
-    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", its.study
-    listener = scp.start_server(("127.0.0.1", its.port), block=False, evt_handlers=_keep_in(its.moved))
-    try:
-        association = scu.associate(
-            "127.0.0.1", its.archive, ae_title="PACS", ext_neg=roles, evt_handlers=_keep_in(its.got)
-        )
-        list(association.send_c_get(identifier, models[0]))
-        list(association.send_c_move(identifier, its.ae_title, models[1]))
-        association.release()
-    finally:
-        listener.shutdown()
-
-
-def _keep_in(folder: Path) -> list[tuple[object, Callable[[evt.Event], int]]]:
-    """Return the event handlers of an AE that writes what it receives."""
-
-    def keep(event: evt.Event) -> int:
-        (folder / event.request.AffectedSOPInstanceUID).write_bytes(event.encoded_dataset())
-        return 0x0000
-
-    return [(evt.EVT_C_STORE, keep)]
-
-
 def with_odil(its: Retrieval) -> None:
     """Retrieve with odil, and let movescu move to its storage SCP.
 
     That accepts every transfer syntax, and aborts at deflated data sets, so only the series without them is moved.
     """
-    python, program = needs("/usr/bin/python3"), HERE / "receive_with_odil.py"
-    if subprocess.run([python, "-c", "import odil"], capture_output=True, check=False).returncode:
-        missing("python3-odil")
-    run(python, program, "get", its.archive, its.study, its.got)
-    with running([python, program, "store", its.port, its.moved], its.moved.with_name("odil.log")) as process:
-        eventually(lambda: _listens(its.port), 60)
+    requestors.with_odil(its.caller, "get", its.study, its.got)
+    with requestors.odil_scp(its.caller, its.moved):
         run("movescu", "-aem", its.ae_title, *its.of_dcmtk("SERIES"))
-        assert process.wait(PATIENCE) == 0
 
 
-def _listens(port: int) -> bool:
-    """Return whether something listens on a port, without a connection: odil accepts a single one."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()
-    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in lines)
+def get_and_move(run_requestor: Callable[..., object]) -> Callable[[Retrieval], None]:
+    """Return a function that lets a requestor retrieve a study by C-GET and C-MOVE."""
 
+    def retrieve(its: Retrieval) -> None:
+        run_requestor(its.caller, "get", its.study, its.got, "move", its.study, its.moved)
 
-def with_dcmjs(its: Retrieval) -> None:
-    """Retrieve with dcmjs-dimse; its storage SCP is that of its README."""
-    if not (NODE_MODULES / "dcmjs-dimse").exists():
-        missing("dcmjs-dimse")
-    run("node", HERE / "retrieve_with_dcmjs.cjs", *its.arguments, NODE_PATH=NODE_MODULES)
-
-
-def with_pixelmed(its: Retrieval) -> None:
-    """Retrieve with PixelMed."""
-    pixelmed(HERE / "RetrieveWithPixelMed.java", its.arguments)
+    return retrieve
 
 
 def with_orthanc(its: Retrieval) -> None:
     """Let Orthanc move a study to itself; it accepts every transfer syntax."""
-    with orthanc(its.moved.with_name("orthanc"), its.archive, its.port, DicomAet=its.ae_title) as its_own:
-        study = [{"StudyInstanceUID": its.study}]
-        its_own.post("modalities/pacs/move", Level="Study", Resources=study, TargetAet=its.ae_title)
-        for each in its_own.call("instances"):
-            (its.moved / each).write_bytes(its_own.content(f"instances/{each}/file"))
+    requestors.with_orthanc(its.caller, "move", its.study, its.moved)
 
 
 @dataclass(frozen=True)
@@ -170,10 +107,14 @@ RECEIVERS = (
     Receiver("DCMTK getscu", with_getscu, by_get=[EXPLICIT], by_move=[]),
     Receiver("DCMTK movescu", with_movescu, by_get=[], by_move=UNCOMPRESSED),
     Receiver("DCMTK storescp", with_storescp, by_get=[], by_move=UNCOMPRESSED),
-    Receiver("pynetdicom", with_pynetdicom, by_get=[EXPLICIT], by_move=[*UNCOMPRESSED, DEFLATED]),
+    Receiver(
+        "pynetdicom", get_and_move(requestors.with_pynetdicom), by_get=[EXPLICIT], by_move=[*UNCOMPRESSED, DEFLATED]
+    ),
     Receiver("odil", with_odil, by_get=[EXPLICIT], by_move=[*ESTABLISHED, *NEWER], unreadable=[DEFLATED]),
-    Receiver("dcmjs-dimse", with_dcmjs, by_get=[EXPLICIT], by_move=[EXPLICIT, IMPLICIT]),
-    Receiver("PixelMed", with_pixelmed, by_get=UNCOMPRESSED, by_move=[EXPLICIT, BIG, DEFLATED]),
+    Receiver("dcmjs-dimse", get_and_move(requestors.with_dcmjs), by_get=[EXPLICIT], by_move=[EXPLICIT, IMPLICIT]),
+    Receiver(
+        "PixelMed", get_and_move(requestors.with_pixelmed), by_get=UNCOMPRESSED, by_move=[EXPLICIT, BIG, DEFLATED]
+    ),
     Receiver("Orthanc", with_orthanc, by_get=[], by_move=ESTABLISHED),
 )
 """The stock receivers."""

@@ -15,9 +15,8 @@ from pynetdicom.sop_class import (
 )
 
 from pacs.testing import serving, study, write
-from tests.programs import free_port, pixelmed, run, storescp
-
-SOURCE = Path(__file__).with_name("FindAndMove.java")
+from tests.interop.requestors import Caller, with_pixelmed
+from tests.programs import free_port, run, storescp
 
 
 def store(archive, folder: Path, datasets: list[Dataset]) -> None:
@@ -107,7 +106,7 @@ def move(archive, calling: str, level: str, destination: str, model=StudyRootQue
 
 
 def test_a_study_is_moved_to_another_workstation(tmp_path):
-    """PixelMed finds by name under one AE title, moves under another, to a third and to DCMTK's storescp.
+    """PixelMed finds under one AE title, moves under another, to a third and to DCMTK's storescp.
 
     The log of storescp shows the AE that asked as Move Originator, with the Message ID of its C-MOVE (P1, V8).
     """
@@ -123,29 +122,17 @@ def test_a_study_is_moved_to_another_workstation(tmp_path):
             wanted = study("ALLISON^ANN", series=1, instances=2, patient_id="A1")
             other = study("BAKER^BOB", series=1, instances=1, patient_id="B1")
             store(archive, tmp_path / "out", [*wanted, *other])
-            printed = pixelmed(
-                SOURCE,
-                [
-                    "127.0.0.1",
-                    archive.port,
-                    "PACS",
-                    "PM_FIND",
-                    "PM_MOVE",
-                    "PM_STORE",
-                    port,
-                    incoming,
-                    "ALLISON*",
-                    "THIRD",
-                ],
+            move = ["move", wanted[0].StudyInstanceUID, incoming]
+            found, to_itself, to_third = with_pixelmed(
+                Caller(archive.port, "PM_STORE", port),
+                *("calling", "PM_FIND", "find", "A*"),
+                *("calling", "PM_MOVE", *move),
+                *("destination", "THIRD", *move),
             )
-        lines = printed.split("\n")
-        uid = wanted[0].StudyInstanceUID
-        assert [line for line in lines if line.startswith("found")] == [f"found {uid}"]
-        assert [line for line in lines if line.startswith("moved")] == [
-            f"moved {uid} PM_STORE 0",
-            f"moved {uid} THIRD 0",
-        ]
-        assert sum(line.startswith("received") for line in lines) == 2
+        assert found["names"] == ["ALLISON^ANN"]
+        assert (to_itself["status"], to_itself["completed"]) == (0x0000, 2)
+        assert (to_third["status"], to_third["completed"]) == (0x0000, 0)
+        assert sorted(path.name for path in incoming.iterdir()) == sorted(each.SOPInstanceUID for each in wanted)
         assert len(third.files()) == 2
         log = third.log.read_text("latin-1")
     assert re.search(r"Move Originator AE Title\s*:\s*PM_MOVE", log)

@@ -275,6 +275,12 @@ def test_the_longest_pixel_data_may_follow_an_icon(tmp_path: Path):
     assert instance_in(path).sop_instance_uid == UID
 
 
+def test_a_data_set_of_too_many_elements_is_refused_while_it_arrives(archive):
+    """The search for the pixel data counts them, so that it takes bounded time."""
+    received, why = arriving(archive, IMPLICIT_LITTLE, data_set(IMPLICIT_LITTLE), BIG)
+    assert (received, why.startswith("The data set has more than 1000000 elements")) == (CHECK_BYTES, True)
+
+
 def test_an_instance_is_refused_when_the_disk_fills_while_it_arrives(archive, monkeypatch):
     """`limits.free_space` is kept free for other programs, not only when an instance begins."""
     start = image(EXPLICIT_LITTLE, 100 << 20, attributes={})

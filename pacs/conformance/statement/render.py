@@ -27,6 +27,7 @@ from pacs.dimse.association import storage_contexts
 from pacs.dimse.association.extended_negotiation import FIND_BYTES, RETRIEVE_BYTES
 from pacs.dimse.messages import status
 from pacs.dimse.messages.status import Service
+from pacs.dimse.scp.handlers import LISTENS_WITHIN
 from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
 from pacs.dimse.server.client_defects import DEFECTS
 from pacs.dimse.upper import tls, user_information
@@ -93,6 +94,7 @@ def _facts() -> dict[str, object]:
         "leading_spaces_vrs": " ".join(sorted(values.TRAILING_PADDING_ONLY)),
         "not_keys": ", ".join(f"{keyword} {_tag(tag)}" for tag, keyword in NOT_KEYS.items()),
         "most_suboperations": MAX_SUBOPERATIONS,
+        "listens_within": _number(LISTENS_WITHIN),
         "max_contexts": user_information.MAX_CONTEXTS,
         "converted_into": ", ".join(map(_name, storage_contexts.CONVERTED_INTO)),
         "uncompressed": " and ".join(map(_name, storage_contexts.UNCOMPRESSED)),
@@ -204,6 +206,8 @@ def _reasons() -> Iterator[Row]:
 
 
 def _number(value: float) -> float | str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.10g}" if isinstance(value, float) else value
 
 

@@ -195,11 +195,13 @@ def request(
     limits: AssociationLimits | None = None,
     wait_context: WaitContext | None = None,
     protection: Protection | None = None,
+    listens_within: float = 0.0,
     user_identity: UserIdentity | None = None,
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
-    With `lenient_roles` an acceptor that does not answer them has accepted them.
+    With `lenient_roles` an acceptor that does not answer them has accepted them. For `listens_within` seconds, a peer
+    that cannot be reached is called again.
     At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
     as soon as the cancellation of `wait_context` is requested.
     """
@@ -213,7 +215,7 @@ def request(
         max_pdu=limits.max_pdu,
         user_identity=user_identity,
     )
-    connection = _connect(host, port, time.monotonic() + limits.connect, wait_context)
+    connection = _connect(host, port, time.monotonic() + limits.connect, wait_context, listens_within)
     upper = UpperLayer(
         connection,
         is_requestor=True,
@@ -241,11 +243,12 @@ def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_con
         _handshake(upper, deadline, wait_context)
     except ssl.SSLError as error:
         hint = "; the port may not use TLS" if error.reason == "WRONG_VERSION_NUMBER" else ""
-        raise EncryptionFailed(f"TLS failed: {_reason(error)}{hint}"[:64]) from error
+        raise EncryptionFailed(f"TLS failed: {_reason(error)}{hint}") from error
     except AssociationLost as error:
         raise DestinationUnreachable(error.comment) from error
     if protection.certificates and upper.certificate not in protection.certificates:
-        raise EncryptionFailed("The certificate of the peer is not in its [[peers]]")
+        shown = upper.certificate or "none"
+        raise EncryptionFailed(f"The certificate of the peer is not one of those expected; its SHA-256 is {shown}")
 
 
 def _agreed(
@@ -294,7 +297,25 @@ def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | 
 # --- connecting --------------------------------------------------------------------------------------------------
 
 
-def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
+BETWEEN_ATTEMPTS = 0.02
+"""Seconds between two attempts to connect to a peer that does not listen yet."""
+
+
+def _connect(
+    host: str, port: int, deadline: float, wait_context: WaitContext | None, listens_within: float
+) -> socket.socket:
+    """Connect to a peer; attempt it again while it cannot be reached. Raises DestinationUnreachable, Cancelled."""
+    patience = time.monotonic() + listens_within
+    while True:
+        try:
+            return _connect_once(host, port, deadline, wait_context)
+        except PeerUnreachable:
+            if time.monotonic() >= patience:
+                raise
+        time.sleep(BETWEEN_ATTEMPTS)
+
+
+def _connect_once(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
     """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
     why, has_address = "unknown host", False
     for family, address in _addresses(host, port, deadline):
@@ -314,7 +335,7 @@ def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | 
         connection.close()
         why = os.strerror(failure)
     kind = PeerUnreachable if has_address else DestinationUnreachable
-    raise kind(f"The peer cannot be reached: {why}"[:64])
+    raise kind(f"The peer cannot be reached: {why}")
 
 
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]

@@ -29,6 +29,7 @@ from pacs.dimse.scp.operation import Operation, PendingResponses, Publish, opera
 from pacs.dimse.scp.parallel_associations import send_in_parallel
 from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS, RetrieveLimits, RetrieveTask
 from pacs.dimse.scp.store_sender import StoreSender, SubOperations, send_each
+from pacs.dimse.server.client_defects import readable_contexts
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
@@ -58,6 +59,9 @@ _ONLY_REQUEST: dict[str, CommandField] = {
     **{uid: _QUERY_RETRIEVE[model.operation] for uid, model in MODELS.items()},
 }
 """The only request that each SOP Class outside the Storage Service has."""
+LISTENS_WITHIN = 1.0
+"""Seconds after which the requestor of a C-MOVE to itself must listen."""
+
 _NOT_OF_STORAGE = frozenset(_ONLY_REQUEST.values())
 
 
@@ -86,6 +90,8 @@ class Handlers:
     """Limits of associations to move destinations; `limits.message` is the time for a C-STORE response."""
     protect: Callable[[Peer], Protection | None] = _without_tls
     """Returns the TLS settings for a peer, None to connect without TLS."""
+    gdcm_one_syntax: bool = True
+    """Whether the remedy for `client_defects.ONE_SYNTAX` is applied."""
     auditor: Auditor = field(default_factory=Auditor)
     explain: Explain | None = None
 
@@ -233,7 +239,11 @@ class Handlers:
     def _connect(
         self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], wait_context: WaitContext
     ) -> Association:
-        """Open an association to a move destination, on behalf of the AE that requested the C-MOVE (V8, P1)."""
+        """Open an association to a move destination, on behalf of the AE that requested the C-MOVE (V8, P1).
+
+        Some requestors that are their own destination, such as odil and GDCM, listen only after their request.
+        """
+        is_requestor = destination.ae_title == operation.association.calling_ae_title
         try:
             return establishment.request(
                 destination.host,
@@ -244,6 +254,7 @@ class Handlers:
                 limits=self.limits,
                 wait_context=wait_context,
                 protection=self.protect(destination),
+                listens_within=LISTENS_WITHIN if is_requestor else 0.0,
             )
         except DestinationUnreachable as error:
             where = f"{destination.ae_title} at {host_and_port(destination.host, destination.port)}"
@@ -272,6 +283,7 @@ class Handlers:
             send_as=send_as,
             priority=request.priority or 0,
             proposed=proposed,
+            contexts=readable_contexts(association.agreement) if self.gdcm_one_syntax else None,
             originator=(operation.association.calling_ae_title, request.message_id),
         )
 

@@ -171,6 +171,8 @@ class StoreSender:
     originator: tuple[str, int] | None = None
     proposed: Collection[Proposal] | None = None
     """The proposed contexts, None for a C-GET, whose requestor proposed them."""
+    contexts: Collection[Context] | None = None
+    """The accepted contexts that may be used, None for all."""
     avoid: int = 0
     """A Message ID not to use: that of the C-GET on the same association."""
     _message_id: int = field(default=0, init=False)
@@ -292,7 +294,8 @@ class StoreSender:
         if self.proposed is not None and proposals(instance)[0] not in self.proposed:
             return
         command = self._command(instance.sop_class_uid)
-        for each in candidates(instance, self.association.contexts.values(), self.send_as):
+        contexts = self.association.contexts.values() if self.contexts is None else self.contexts
+        for each in candidates(instance, contexts, self.send_as):
             yield _Route(each, command, converts_pixel_data(instance.transfer_syntax, each.transfer_syntax))
 
     def _command(self, sop_class_uid: str) -> Template:

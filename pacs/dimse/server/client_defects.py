@@ -1,4 +1,4 @@
-"""Known defects of clients, one row each, and what the server does for a requestor that names itself as such a client.
+"""Known defects of clients, one row each, and what the server does for a peer that names itself as such a client.
 
 A new defect is a row of `DEFECTS`, a key in the section `clients` of the configuration that switches its remedy off,
 and the place where the remedy is applied.
@@ -9,12 +9,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from pacs.dimse.messages.command import CommandField
-from pacs.dimse.upper.user_information import Agreement
+from pacs.dimse.upper.user_information import Agreement, Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientDefect:
-    """A defect of a client, which is recognised by the implementation that its association request names."""
+    """A defect of a client, which is recognised by the implementation that it names when it associates."""
 
     client: str
     class_uid: str
@@ -28,7 +28,7 @@ class ClientDefect:
     """The configuration key that adjusts the remedy or switches it off."""
 
     def is_of(self, agreement: Agreement) -> bool:
-        """Return whether the requestor of an association is such a client."""
+        """Return whether the peer of an association is such a client."""
         named, version = agreement.implementation_class_uid, agreement.implementation
         return named.startswith(self.class_uid) and version.startswith(self.version_name)
 
@@ -43,9 +43,30 @@ LOST_RESPONSES = ClientDefect(
     key="clients.pynetdicom_hold",
 )
 
-DEFECTS = (LOST_RESPONSES,)
+ONE_SYNTAX = ClientDefect(
+    client="GDCM 2.4 to 3.2 (gdcmscu)",
+    class_uid="1.2.826.0.1.3680043.2.1143.",
+    version_name="GDCM ",
+    defect="as a move destination accepts several transfer syntaxes, but reads all data sets in the last one",
+    evidence="`gdcmscu --move`; `ULConnection::SetCStoreTransferSyntax` holds one for all presentation contexts",
+    remedy="instances are sent to it in the transfer syntax that it accepted last",
+    key="clients.gdcm_one_syntax",
+)
+
+DEFECTS = (LOST_RESPONSES, ONE_SYNTAX)
 """All known defects."""
 
+
+def readable_contexts(agreement: Agreement) -> list[Context]:
+    """Return the accepted contexts whose data sets a move destination can read: the remedy for `ONE_SYNTAX`."""
+    contexts = list(agreement.contexts.values())
+    if not ONE_SYNTAX.is_of(agreement):
+        return contexts
+    last = max(contexts, key=lambda each: each.id)
+    return [each for each in contexts if each.transfer_syntax == last.transfer_syntax]
+
+
+# --- pynetdicom --------------------------------------------------------------------------------------------------
 
 RECENT = 64
 """How many pauses of a requestor tell how slow it is at present."""

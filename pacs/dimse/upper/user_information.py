@@ -166,6 +166,7 @@ def confirmed(request: AssociateRequest, answer: A_ASSOCIATE, *, lenient_roles: 
         extended=extended_of(answer),
         proposed_extended=extended_of(request),
         implementation=implementation_of(answer),
+        implementation_class_uid=implementation_class_uid_of(answer),
     )
 
 
