@@ -1,5 +1,7 @@
 """`pacs dump`: the elements of an instance, as lines for people or as JSON."""
 
+from __future__ import annotations
+
 import io
 import shutil
 import sys
@@ -15,13 +17,12 @@ from pacs.cli.exit_status import FAILED
 from pacs.cli.instance_argument import explained, find_instance, instance_argument, reading
 from pacs.cli.options import with_config_loader
 from pacs.cli.output import print_error, safe
-from pacs.dicom.described import BINARY, BOUNDS, Described, described
-from pacs.dicom.elements import Encoding, Source, TokenKind, encoding_of
-from pacs.dicom.part10 import NOT_DICOM, file_meta_bytes, find_data_set
 from pacs.errors import InstanceUnreadable, PacsError, UndecodableDataSet
 
 if TYPE_CHECKING:
     from pacs.config import Config
+    from pacs.dicom.described import Described
+    from pacs.dicom.elements import Encoding, Source
 
 NAME_WIDTH = 28
 """Columns for the names of elements, so that most values begin in the same column."""
@@ -62,13 +63,16 @@ def _paths(_ctx: click.Context, _parameter: click.Parameter, words: Sequence[str
 )  # fmt: skip
 @click.option("as_json", "--json", is_flag=True, help="Print the DICOM JSON Model (PS3.18 F).")
 @with_config_loader
-def dump(read_config: "Callable[[], Config]", what: str, *, paths: Paths, as_json: bool) -> None:
+def dump(read_config: Callable[[], Config], what: str, *, paths: Paths, as_json: bool) -> None:
     """Show the elements of a file, or of the instance of the archive with a SOP Instance UID.
 
     Long values are shortened to the width of the terminal, but not those that -k selects. In JSON, values of more than
     64 KiB and compressed pixel data have a BulkDataURI with their position in the data set. What comes before damage is
     shown; the exit status is 1 then.
     """
+    from pacs.dicom.elements import Encoding, Source, encoding_of
+    from pacs.dicom.part10 import file_meta_bytes, find_data_set
+
     with find_instance(what, read_config) as found, ExitStack() as stack:
         with reading(what):
             file = stack.enter_context(found.open("rb") if isinstance(found, Path) else found.open())
@@ -90,7 +94,7 @@ def dump(read_config: "Callable[[], Config]", what: str, *, paths: Paths, as_jso
         raise click.exceptions.Exit(FAILED)
 
 
-def _print_json(elements: "_Elements", uri: str, shift: int) -> None:
+def _print_json(elements: _Elements, uri: str, shift: int) -> None:
     """Print JSON; the offsets in its BulkDataURIs are those in the data set and `shift`."""
     from pacs.dicom.json_model import json_pieces
 
@@ -110,6 +114,9 @@ class _Elements:
         self._source, self._encoding, self._paths, self._is_certain = source, encoding, paths, is_certain
 
     def __iter__(self) -> Iterator[Described]:
+        from pacs.dicom.described import BOUNDS, described
+        from pacs.dicom.part10 import NOT_DICOM
+
         try:
             with reading(self._what):
                 for element in described(self._source, self._encoding, BOUNDS):
@@ -145,6 +152,8 @@ def _print(pieces: Iterable[str], end: str = "\n") -> None:
 
 def _lines(elements: Iterable[Described], *, has_whole_values: bool) -> Iterator[str]:
     """Yield a line for each element, item and encapsulated value."""
+    from pacs.dicom.elements import TokenKind
+
     width = _width()
     items, fragments, size = [0], 0, 0
     for element in elements:
@@ -177,17 +186,19 @@ def _width() -> int:
 
 
 def _head(element: Described) -> str:
+    from pacs.dicom.elements import TokenKind
+
     tag = element.token.tag
-    vr = element.token.vr if element.token.kind is TokenKind.ELEMENT else _VRS[element.token.kind]
+    others = {TokenKind.SEQUENCE: "SQ", TokenKind.ENCAPSULATED_END: "OB"}
+    vr = others.get(element.token.kind, element.token.vr)
     vr = element.vr if " or " in vr else vr
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {vr} {safe(element.name):{NAME_WIDTH}} "
 
 
-_VRS = {TokenKind.SEQUENCE: "SQ", TokenKind.ENCAPSULATED_END: "OB"}
-
-
 def safe_value(element: Described, most: int) -> str:
     """Return the value of an element as text of about `most` characters, without control characters."""
+    from pacs.dicom.described import BINARY
+
     if element.vr in BINARY:
         return _bytes(element, most)
     values = element.values()

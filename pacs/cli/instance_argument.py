@@ -9,8 +9,6 @@ import click
 
 from pacs.cli.archive import open_archive
 from pacs.dicom.levels import QueryLevel
-from pacs.dicom.part10 import NOT_DICOM
-from pacs.dicom.values import is_uid
 from pacs.errors import InstanceUnreadable, NothingFound, UndecodableDataSet
 
 if TYPE_CHECKING:
@@ -38,6 +36,8 @@ def find_instance(what: str, read_config: "Callable[[], Config]") -> "Iterator[P
 
     Raises click.UsageError if there is neither, and NothingFound for a UID that no instance has.
     """
+    from pacs.dicom.values import is_uid
+
     path = Path(what)
     if path.is_file():
         yield path
@@ -64,6 +64,8 @@ def reading(what: str) -> Iterator[None]:
 
 def explained(error: UndecodableDataSet, *, is_certain: bool) -> UndecodableDataSet:
     """Return the error of a data set for its reader, not its sender; `is_certain` says that it is one at all."""
+    from pacs.dicom.part10 import NOT_DICOM
+
     return UndecodableDataSet(error.comment.removesuffix(": send it whole") if is_certain else NOT_DICOM)
 
 

@@ -316,9 +316,7 @@ def test_what_is_not_dicom_is_said(dump, content):
 
 def test_nesting_number_and_size_of_elements_are_bounded(dump, monkeypatch):
     """Each ends with a sentence."""
-    from pacs.cli import dump as module
-
-    monkeypatch.setattr(module, "BOUNDS", DataSetBounds(elements=10_000))
+    monkeypatch.setattr("pacs.dicom.described.BOUNDS", DataSetBounds(elements=10_000))
     sequence = pack("<HH2sHLHHL", 0x0054, 0x0220, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
     head = b"\x08\0\x16\0UI\x1a\0" + b"1.2.840.10008.5.1.4.1.1.7\0"
     assert "nested deeper than 64" in dump(head + sequence * 5000, exit_code=1).stderr
