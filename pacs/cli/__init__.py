@@ -29,6 +29,7 @@ from pacs.cli import (
 )
 from pacs.cli.exit_status import INTERRUPTED, exit_status
 from pacs.cli.output import print_error
+from pacs.cli.peer_hints import with_hint
 from pacs.cli.verbosity import Verbosity, add_verbosity, verbosity
 from pacs.errors import PacsError
 
@@ -48,7 +49,7 @@ class Commands(click.Group):
         except PacsError as error:
             if verbosity() is Verbosity.DEBUG:
                 traceback.print_exception(error)
-            print_error("\n".join((error.comment, *getattr(error, "__notes__", ()))))
+            print_error("\n".join((with_hint(error), *getattr(error, "__notes__", ()))))
             raise click.exceptions.Exit(exit_status(error)) from error
         except (KeyboardInterrupt, click.Abort) as error:
             if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):

@@ -14,7 +14,7 @@ import click
 
 from pacs.cli.exit_status import FAILED
 from pacs.cli.options import with_config
-from pacs.cli.peer_hints import LocalAE, not_a_destination, rejected
+from pacs.cli.peer_hints import UNREACHABLE, LocalAE, not_a_destination, rejected
 from pacs.cli.verbosity import say
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError, PeerUnreachable
 from pacs.support.sockets import PRIVILEGED, host_and_port, listening, reached
@@ -303,8 +303,7 @@ def _peer(config: "Config", peer: "PeerEntry") -> CheckOutcome:
         return CheckOutcome(subject, False, error.comment)
     except PacsError as error:
         is_off = isinstance(error, PeerUnreachable)
-        hint = "check host and port, and that the peer is running"
-        return CheckOutcome(subject, False, f"{error.comment}; {hint}", is_warning=is_off)
+        return CheckOutcome(subject, False, f"{error.comment}; {UNREACHABLE}", is_warning=is_off)
     knows_us = {
         True: " and has this server as a move destination (C-MOVE)",
         False: f", but does not have this server as a move destination: {not_a_destination(us)}",

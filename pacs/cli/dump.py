@@ -87,10 +87,10 @@ def dump(read_config: Callable[[], Config], what: str, *, paths: Paths, as_json:
         else:
             _print(_lines(information, has_whole_values=bool(paths)))
             _print(_lines(elements, has_whole_values=bool(paths)))
-    for error in elements.errors:
-        raise error
+        for error in elements.errors:
+            raise error
     if paths and not information.count + elements.count:
-        print_error("it has none of these elements")
+        print_error(f"{what} has none of these elements")
         raise click.exceptions.Exit(FAILED)
 
 

@@ -9,7 +9,7 @@ import click
 
 from pacs.cli.archive import open_archive
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import InstanceUnreadable, NothingFound, UndecodableDataSet
+from pacs.errors import InstanceUnreadable, NoPixelData, NothingFound, UndecodableDataSet
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -40,7 +40,8 @@ def find_instance(what: str, read_config: "Callable[[], Config]") -> "Iterator[P
 
     path = Path(what)
     if path.is_file():
-        yield path
+        with naming(path):
+            yield path
         return
     if path.is_dir():
         raise click.UsageError(f"{what!r} is a folder; expected a file in it")
@@ -51,6 +52,15 @@ def find_instance(what: str, read_config: "Callable[[], Config]") -> "Iterator[P
         if not found:
             raise NothingFound(_missing(archive, what))
         yield Stored(archive, found[0])
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Begin the errors of the `with` block about the content of a file with its name."""
+    try:
+        yield
+    except (UndecodableDataSet, NoPixelData) as error:
+        raise type(error)(f"{path}: {error.comment}") from error
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pacs.errors import AssociationLost, AssociationRejected
+from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable, PacsError, PeerUnreachable
 
 CALLED_UNKNOWN, CALLER_UNKNOWN = (1, 1, 7), (1, 1, 3)
 """Result, source and reason (PS3.8 9.3.4): called, or calling, AE title not recognized."""
@@ -12,6 +12,8 @@ USER_REFUSED = ((1, 2, 1), (2, 2, 1))
 
 BUSY = ((2, 3, 1), (2, 3, 2))
 """Temporary congestion, and local limit exceeded."""
+
+UNREACHABLE = "check host and port, and that the peer is running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,12 @@ def rejected(error: AssociationRejected, us: LocalAE, called: str, *, where: str
             "see --user, --passcode-file and --token of `pacs echo`"
         )
     return f"{error.comment}; if the peer has a list of known AEs, add this AE there with\n    {us}"
+
+
+def with_hint(error: PacsError) -> str:
+    """Return the comment of an error that ends a command, with what to check if it is a peer that is off."""
+    is_off = type(error) in (PeerUnreachable, DestinationUnreachable)  # not the subclasses, which give a reason
+    return f"{error.comment}; {UNREACHABLE}" if is_off else error.comment
 
 
 def aborted(error: AssociationLost, us: LocalAE) -> str:

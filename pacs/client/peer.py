@@ -123,7 +123,7 @@ class Peer:
         found = _ADDRESS.fullmatch(text.strip())
         if found is None:
             raise InvalidArgument(
-                f"A peer is AET@host:port, as in PACS@127.0.0.1:11112 or PACS@[::1]:104, not {text!r}"
+                f"A peer is AE_TITLE@HOST:PORT, as in PACS@127.0.0.1:11112 or PACS@[::1]:104, not {text!r}"
             )
         return cls(found["title"], found["bracketed"] or found["host"], int(found["port"]), **others)
 

@@ -169,7 +169,7 @@ class Display:
 def _listed(choices: list[Choice]) -> str:
     """Return how the choices can be named."""
     named = [f"{number} ({each.name})" if each.name else str(number) for number, each in enumerate(choices, 1)]
-    return ", ".join(["CENTER,WIDTH", AUTOMATIC, *named[:20]])
+    return f"CENTER,WIDTH or one of {', '.join([AUTOMATIC, *named[:20]])}" if named else f"CENTER,WIDTH or {AUTOMATIC}"
 
 
 def _windows(view: View) -> Iterator[Choice]:

@@ -116,7 +116,7 @@ def test_sections_and_keys_can_be_chosen(pacs):
     assert rows[2] == ["web.enabled", "true", "default"]
     unknown = pacs("config", "show", "webb")
     assert unknown.exit_code == 2
-    assert "there is no value of 'webb'" in unknown.stderr
+    assert "there is no value of 'webb'; `pacs config show` lists them" in unknown.stderr
 
 
 def test_a_new_file_has_every_key_with_its_default_and_a_comment(pacs, tmp_path):

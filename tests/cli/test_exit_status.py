@@ -159,7 +159,7 @@ def test_a_mistake_in_the_configuration_has_2(run, tmp_path, words, mistake):
         (("ls", "Patient=1"), "did you mean PatientID?"),
         (("delete", "Patient=1"), "did you mean PatientID?"),
         (("export", "{out}", "Patient=1"), "did you mean PatientID?"),
-        (("echo", "a@b:c"), "A peer is AET@host:port"),
+        (("echo", "a@b:c"), "A peer is AE_TITLE@HOST:PORT"),
         (("store", "WS"), "no paths given"),
         (("store", "WS", "nowhere"), "does not exist"),
         (("move", "WS", *KEY, "-aem", "X", "--to", "{out}"), "not both"),
@@ -328,6 +328,8 @@ def test_a_peer_that_accepts_no_association_has_4(run, server, name, kind):
             result = run(*name.split(), "--against", peer, "--yes", "--timeout", "0.5", "--only", "N1")
     assert result.exit_code == 4, result.output
     assert peer.partition("@")[2] in result.stderr
+    if kind == "unreachable" and name in CALLING:
+        assert "; check host and port, and that the peer is running" in result.stderr
 
 
 @contextmanager

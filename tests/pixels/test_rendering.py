@@ -159,7 +159,7 @@ def test_a_window_is_chosen_by_number_explanation_or_value():
     assert (picture_of(image, window="2") == picture_of(image, window=Window(100, 200))).all()
     assert (picture_of(image, window="bone") == picture_of(image, window=Window(2000, 400))).all()
     with pytest.raises(
-        InvalidArgument, match=r"no window 'brain': expected CENTER,WIDTH, auto, 1 \(FLAT\), 2 \(LUNG\)"
+        InvalidArgument, match=r"no window 'brain': expected CENTER,WIDTH or one of auto, 1 \(FLAT\), 2 \(LUNG\)"
     ):
         picture_of(image, window="brain")
 
