@@ -157,6 +157,9 @@ class AssociationRejected(DestinationUnreachable):
 class AssociationLost(PacsError):
     """The association ended before the operation on it."""
 
+    retrieved: Any = None
+    """The `pacs.client.Retrieved` of a retrieve until then, None for other operations."""
+
 
 class PeerTimeout(AssociationLost):
     """The peer did not send, receive or respond in time; the association was aborted."""
@@ -182,6 +185,14 @@ class RecordingUnusable(PacsError):
 
 class InvalidArgument(PacsError, ValueError):
     """An argument of a function of `pacs.client` is not valid; nothing was sent."""
+
+
+class TimeLimitReached(PeerTimeout):
+    """A retrieve did not end within its time limit; `retrieved` has what arrived."""
+
+    def __init__(self, retrieved: Any = None) -> None:
+        super().__init__("The retrieve did not end within its time limit (max_time, --max-time)")
+        self.retrieved = retrieved
 
 
 class StopNow(KeyboardInterrupt):

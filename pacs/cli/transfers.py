@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,7 @@ from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.cli.progress import transfer_progress
 from pacs.cli.reasons import print_some
 from pacs.cli.verbosity import say
-from pacs.errors import OperationFailed
+from pacs.errors import AssociationLost, OperationFailed
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -55,6 +55,30 @@ _receive_key = click.option(
 def receive_tls_options(command: Command) -> Command:
     """Add the certificate with which this host accepts associations to a command."""
     return _receive_cert(_receive_key(command))
+
+
+_PERSISTENCE = (
+    click.option("--check", is_flag=True, help="Query PEER for what should arrive, and fail unless all of it has."),
+    click.option(
+        "--retries", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+        help="Repeat a failed retrieve up to N times, after 1, 2, 4 ... 60 seconds.",
+    ),
+    click.option(
+        "--max-time", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+        help="Time limit of the whole retrieve, with its retries.",
+    ),
+)  # fmt: skip
+wait_option = click.option(
+    "--wait", type=click.FloatRange(min=0), default=10.0, show_default=True, metavar="SECONDS",
+    help="After the final response to a C-MOVE, wait at most this time after each instance for the next one.",
+)  # fmt: skip
+
+
+def persistence_options(command: Command) -> Command:
+    """Add `--check`, `--retries` and `--max-time`, which are passed to the client by these names."""
+    for option in reversed(_PERSISTENCE):
+        command = option(command)
+    return command
 
 
 # --- store and commit --------------------------------------------------------------------------------------------
@@ -176,6 +200,8 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
 @port_option
 @from_option
 @receive_tls_options
+@wait_option
+@persistence_options
 def move(
     call: PeerCall,
     query: QueryArguments,
@@ -186,6 +212,8 @@ def move(
     others: tuple[str, ...],
     receive_cert: str,
     receive_key: str,
+    wait: float,
+    **persistence: Any,
 ) -> None:
     """Make PEER send instances to another AE, -aem TITLE, or to this host, into --to FOLDER.
 
@@ -195,10 +223,11 @@ def move(
     """
     from pacs import client
 
-    peer, identifier, root = call.alone(), query.identifier, query.root
+    peer, identifier = call.alone(), query.identifier
     if destination is not None and folder is not None:
         raise click.UsageError("expected either -aem TITLE or --to FOLDER, not both")
     with _retrieve_result() as set_result, transfer_progress("moving") as show_progress:
+        common = {"model": query.root, "on_progress": show_progress, **persistence}
         if destination is None:
             to, title, senders = folder or Path(), call.receives_as, _senders(others)
             done = client.move_and_store(
@@ -208,20 +237,21 @@ def move(
                 ae_title=title,
                 port=port,
                 senders=senders,
+                wait=wait,
                 tls=_receive_tls(receive_cert, receive_key),
-                model=root,
-                on_progress=show_progress,
+                **common,
             )
             set_result(done, to)
         else:
-            set_result(client.move(peer, identifier, destination=destination, model=root, on_progress=show_progress))
+            set_result(client.move(peer, identifier, destination=destination, **common))
 
 
 @click.command(short_help="Retrieve instances (C-GET).")
 @peer_command(f"PEER {WORDS}", takes_words=True)
 @query_options(Selects.AT_A_PEER_TO_RETRIEVE)
 @to_option
-def get(call: PeerCall, query: QueryArguments, *, folder: Path | None) -> None:
+@persistence_options
+def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, **persistence: Any) -> None:
     """Retrieve instances from PEER with a C-GET into --to FOLDER.
 
     PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or HOST PORT with -aec AE_TITLE. The exit status is 3
@@ -231,7 +261,8 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None) -> None:
 
     peer, to = call.alone(), folder or Path()
     with _retrieve_result() as set_result, transfer_progress("getting") as show_progress:
-        set_result(client.get(peer, query.identifier, to=to, model=query.root, on_progress=show_progress), to)
+        common = {"model": query.root, "on_progress": show_progress, **persistence}
+        set_result(client.get(peer, query.identifier, to=to, **common), to)
 
 
 @click.command(short_help="Retrieve missing instances (C-GET or C-MOVE).")
@@ -241,6 +272,8 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None) -> None:
 @port_option
 @from_option
 @receive_tls_options
+@wait_option
+@persistence_options
 def fetch(
     call: PeerCall,
     query: QueryArguments,
@@ -250,6 +283,8 @@ def fetch(
     others: tuple[str, ...],
     receive_cert: str,
     receive_key: str,
+    wait: float,
+    **persistence: Any,
 ) -> None:
     """Retrieve instances into --to FOLDER: with C-GET if PEER supports it, else with C-MOVE to this host.
 
@@ -270,6 +305,8 @@ def fetch(
             tls=_receive_tls(receive_cert, receive_key),
             model=root,
             on_progress=show_progress,
+            wait=wait,
+            **persistence,
         )
         set_result(done, to)
 
@@ -283,14 +320,16 @@ def _retrieve_result() -> "Iterator[Callable[..., None]]":
     results: list[tuple[Retrieved, Path | None]] = []
     try:
         yield lambda retrieved, folder=None: results.append((retrieved, folder))
-    except OperationFailed as error:
+    except (OperationFailed, AssociationLost) as error:
         if not _is_partial(error.retrieved):
             raise
-        print_error(str(error))
-        _print_uids(error.failed_uids)
+        print_error(f"{error}\n{_count(error.retrieved)}")
+        _print_uids((*error.retrieved.failed_uids, *error.retrieved.missing))
         raise click.exceptions.Exit(PARTLY) from error
     for retrieved, folder in results:
         say(_summary(retrieved, folder))
+        if folder is not None and retrieved.expected is None:
+            say(_UNCOUNTED, err=True)
         if _is_empty(retrieved, folder):
             print_error("no matches")
             raise click.exceptions.Exit(FAILED)
@@ -301,6 +340,15 @@ def _is_empty(retrieved: "Retrieved", folder: Path | None) -> bool:
     if folder is not None:
         return not retrieved.paths
     return retrieved.completed == 0 and not retrieved.warning
+
+
+_UNCOUNTED = "PEER neither counts nor lists its instances, so that nothing says whether all have arrived"
+
+
+def _count(retrieved: "Retrieved") -> str:
+    """Return how much of a failed retrieve arrived, or was sent to another AE."""
+    arrived = len(retrieved.paths) or (retrieved.completed or 0) + (retrieved.warning or 0)
+    return f"{plural(arrived, 'instance')} arrived"
 
 
 def _is_partial(retrieved: "Retrieved | None") -> bool:

@@ -12,9 +12,10 @@ from pydicom import Dataset
 from pacs.client.finding import find
 from pacs.client.identifiers import Level, Model, root_of, with_level
 from pacs.client.missing_instances import MissingInstances, RetrieveJob, RetrievePlan
-from pacs.client.outcomes import OnProgress, Progress, Retrieved
-from pacs.client.peer import Peer, peer_of
+from pacs.client.outcomes import OnProgress, Progress, Retrieved, combined
+from pacs.client.peer import Peer
 from pacs.client.receive.senders import Senders
+from pacs.client.retries import persistently
 from pacs.client.retrieve_operation import ignore_progress
 from pacs.client.retrieving import get, move_and_store
 from pacs.client.without_folder import may_have_no_folder
@@ -48,6 +49,9 @@ def fetch(
     senders: Senders = "peer",
     sop_classes: Iterable[str] = (),
     tls: SSLContext | None = None,
+    check: bool = False,
+    max_time: float | None = None,
+    retries: int = 0,
 ) -> Retrieved:
     """Retrieve into the folder `to` the selected instances that it does not contain yet.
 
@@ -59,33 +63,44 @@ def fetch(
     Keys other than UIDs are resolved by C-FIND first. The PACS is also queried for the SOP Classes, so that a C-GET has
     room for the contexts in which instances arrive as they are stored; `sop_classes` are for a PACS that does not know.
 
+    `check`, `max_time` and `retries` are those of `get`; a retry retrieves only what is still missing.
+
     Raises NothingFound if nothing matches, and otherwise as `move_and_store`.
     """
-    peer = peer_of(peer)
     keys, root = _with_values(data_set_of(identifier)), root_of(model)
     if not keys.keys() - NOT_KEYS.keys():
         raise InvalidArgument("A fetch needs at least one key with a value")
     lowest = with_level(keys, level, root)
     assert to is not None, "the decorator gives a folder"
-    missing_instances = MissingInstances(partial(find, peer, model=model), Path(to), root)
-    plan = missing_instances.plan(keys, lowest)
-    classes = tuple(sop_classes)
-    known = replace(plan, jobs=tuple(replace(each, sop_classes=each.sop_classes or classes) for each in plan.jobs))
-    move = partial(move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait)
-    move = partial(move, senders=senders, tls=tls)
-    operation = _Fetch(
-        known,
-        missing_instances.remaining_jobs,
-        on_progress or ignore_progress,
-        partial(get, peer, model=model, to=to),
-        move,
-    )
-    return operation.run()
+    folder, classes = Path(to), tuple(sop_classes)
+
+    def attempt(peer: Peer) -> Retrieved:
+        missing_instances = MissingInstances(partial(find, peer, model=model), folder, root)
+        plan = missing_instances.plan(keys, lowest)
+        known = replace(plan, jobs=tuple(replace(each, sop_classes=each.sop_classes or classes) for each in plan.jobs))
+        move = partial(move_and_store, peer, model=model, to=folder, ae_title=ae_title, host=host, port=port, wait=wait)
+        return _Fetch(
+            known,
+            missing_instances.remaining_jobs,
+            on_progress or ignore_progress,
+            partial(get, peer, model=model, to=folder, check=check),
+            partial(move, senders=senders, tls=tls, check=check),
+        ).run()
+
+    return persistently(attempt, peer, max_time=max_time, retries=retries)
 
 
 def _with_values(keys: Dataset) -> Dataset:
     """Return the keys that have a value; empty keys select nothing."""
     return Dataset({tag: element for tag, element in keys.items() if element.value})
+
+
+def _arrived(retrieved: Retrieved) -> Retrieved:
+    """Return what arrived of a retrieve that another one completes: its failures and counts are those of that one."""
+    new = len(retrieved.paths) - len(retrieved.skipped)
+    return replace(
+        retrieved, status=SUCCESS, completed=new, failed=0, warning=0, failed_uids=(), expected=new, missing=()
+    )
 
 
 _NO_GET = frozenset((0x0122, 0x0124, 0x0211))
@@ -111,15 +126,15 @@ class _Fetch:
         try:
             for job in self.plan.jobs:
                 self._retrieve(job)
-        except OperationFailed as error:
+        except (OperationFailed, AssociationLost) as error:
             if error.retrieved is not None:
                 self._done.append(error.retrieved)
             error.retrieved = self._combine()
             raise
-        combined = self._combine()
-        if not combined.paths and not combined.unasked:
+        everything = self._combine()
+        if not everything.paths and not everything.unasked:
             raise NothingFound("Nothing at the peer matches the keys")
-        return combined
+        return everything
 
     def _retrieve(self, job: RetrieveJob) -> None:
         """Run one job by C-GET while the peer supports it, otherwise by C-MOVE."""
@@ -152,15 +167,19 @@ class _Fetch:
         except PeerTimeout:
             raise
         except AssociationLost as error:
+            if error.retrieved is not None:
+                self._done.append(_arrived(error.retrieved))
             return error
         return None
 
     def _retry_get(self, job: RetrieveJob, error: OperationFailed) -> PacsError | None:
         """Repeat a C-GET for the failed instances, if their SOP Classes need contexts that it did not propose."""
         retrieved = error.retrieved
-        if retrieved is None or not (retrieved.failed or retrieved.failed_uids):
+        if retrieved is None:
             return error
-        self._done.append(replace(retrieved, failed=0, failed_uids=()))
+        self._done.append(_arrived(retrieved))
+        if not (retrieved.failed or retrieved.failed_uids):
+            return error
         rest = self.remaining_jobs(job)
         if not rest or not all(set(each.sop_classes) - set(job.sop_classes) for each in rest):
             return error
@@ -187,26 +206,4 @@ class _Fetch:
 
     def _combine(self) -> Retrieved:
         """Combine the results; files that were present before come first."""
-        done, there, written = self._done, dict.fromkeys(self.plan.present), dict[Path, None]()
-        for each in done:
-            there |= dict.fromkeys(path for path in each.skipped if path not in written)
-            written |= dict.fromkeys(path for path in each.paths if path not in there)
-        return Retrieved(
-            paths=(*there, *written),
-            skipped=tuple(there),
-            status=done[-1].status if done else SUCCESS,
-            completed=_sum(each.completed for each in done),
-            failed=_sum(each.failed for each in done),
-            warning=_sum(each.warning for each in done),
-            failed_uids=tuple(uid for each in done for uid in each.failed_uids),
-            unasked=sum(each.unasked for each in done),
-            conflicts=tuple(uid for each in done for uid in each.conflicts),
-            bytes=sum(each.bytes for each in done),
-            elapsed=time.monotonic() - self._began,
-        )
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    """Return the sum of counts, None if one of them is unknown."""
-    known = list(counts)
-    return None if None in known else sum(each for each in known if each is not None)
+        return replace(combined(self._done, self.plan.present), elapsed=time.monotonic() - self._began)

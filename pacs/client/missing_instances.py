@@ -98,6 +98,16 @@ class MissingInstances:
         except (OperationFailed, NotSupported, NothingFound):
             return ()
 
+    def uids_of(self, keys: Keys) -> set[str]:
+        """Return the SOP Instance UIDs that the PACS lists below some unique keys. Raises what `find` raises."""
+        return {uid for each in self._series(self._with_studies(keys)) for uid in each.instances}
+
+    def count_of(self, keys: Keys, level: QueryLevel) -> int | None:
+        """Return the number of instances that the PACS counts for some unique keys, None if it does not."""
+        keyword = f"NumberOf{level.name.title()}RelatedInstances"
+        counts = [each.get(keyword) for each in self._matches(keys, {keyword: ""}, level)]
+        return None if None in counts or "" in counts or not counts else sum(map(int, counts))
+
     def _plan(self, groups: Iterable[Keys]) -> RetrievePlan:
         return _plan([each for keys in groups for each in self._series(keys)])
 

@@ -1,6 +1,6 @@
 """Progress and results of the operations of `pacs.client`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Retrieved:
     """Result of a retrieve.
 
     `completed`, `failed` and `warning` are the counts of the final response, None if it has none. `failed_uids` is its
-    Failed SOP Instance UID List.
+    Failed SOP Instance UID List. Of a retrieve that ended without a final response, `status` is Pending (FF00).
     """
 
     paths: tuple[Path, ...] = ()
@@ -52,6 +52,10 @@ class Retrieved:
     failed: int | None = None
     warning: int | None = None
     failed_uids: tuple[str, ...] = ()
+    expected: int | None = None
+    """Number of instances that should have arrived, by the responses or by a C-FIND; None if neither said it."""
+    missing: tuple[str, ...] = ()
+    """UIDs of instances that a C-FIND listed and that did not arrive."""
     unasked: int = 0
     """Number of instances that were refused because their study, series or instance was not requested."""
     conflicts: tuple[str, ...] = ()
@@ -65,6 +69,35 @@ class Retrieved:
     def datasets(self) -> Iterator[Dataset]:
         """Yield each instance as a pydicom data set; those in files are read one at a time."""
         return iter(self.in_memory) if self.in_memory else map(dcmread, self.paths)
+
+
+def combined(results: Sequence[Retrieved], present: Iterable[Path] = ()) -> Retrieved:
+    """Return the result of several retrieves into one folder; files that were `present` before come first."""
+    there, written = dict.fromkeys(present), dict[Path, None]()
+    for each in results:
+        there |= dict.fromkeys(path for path in each.skipped if path not in written)
+        written |= dict.fromkeys(path for path in each.paths if path not in there)
+    return Retrieved(
+        paths=(*there, *written),
+        skipped=tuple(there),
+        status=results[-1].status if results else 0,
+        completed=_sum(each.completed for each in results),
+        failed=_sum(each.failed for each in results),
+        warning=_sum(each.warning for each in results),
+        failed_uids=tuple(uid for each in results for uid in each.failed_uids),
+        expected=_sum(each.expected for each in results),
+        missing=tuple(uid for each in results for uid in each.missing),
+        unasked=sum(each.unasked for each in results),
+        conflicts=tuple(uid for each in results for uid in each.conflicts),
+        bytes=sum(each.bytes for each in results),
+        elapsed=sum(each.elapsed for each in results),
+    )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of counts, None if one of them is unknown."""
+    known = list(counts)
+    return None if None in known else sum(each for each in known if each is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Peers to connect to, and deadlines."""
 
 import logging
+import math
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ CALLING_AE_TITLE = "PACSCU"
 """Default calling AE title."""
 
 INTERRUPTED_SECONDS = 2.0
-"""Most seconds for the peer to respond to a C-CANCEL, or to a release request, after a Ctrl-C."""
+"""Most seconds for the peer to respond to a C-CANCEL, or to a release request, after a Ctrl-C or a time limit."""
 
 LEAST_RATE = 1024
 """Bytes per second that a message must bring after its deadline to be received further."""
@@ -49,17 +51,25 @@ class Deadlines:
     """Time for the final response after a C-CANCEL."""
     release: float = 5.0
     """Time for the answer to the release request."""
+    until: float = math.inf
+    """Time of the monotonic clock after which no wait goes on; `max_time` of a retrieve sets it."""
+
+    @property
+    def remaining(self) -> float:
+        """The time until `until`, at least 0."""
+        return max(0.0, self.until - time.monotonic())
 
     @property
     def limits(self) -> AssociationLimits:
         """The limits of an association with these deadlines."""
         return AssociationLimits(
-            connect=self.connect,
-            negotiation=self.negotiation,
+            connect=min(self.connect, self.remaining),
+            negotiation=min(self.negotiation, self.remaining),
             message=self.message,
             least_rate=LEAST_RATE,
             write=self.write,
             idle=None,
+            until=self.until + INTERRUPTED_SECONDS,
         )
 
 

@@ -1,11 +1,13 @@
 """One C-MOVE or C-GET, from the request to its result: responses, arriving instances, and the end of both."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pydicom import Dataset
 
+from pacs.client.completeness import Expected
 from pacs.client.identifiers import Level, Model, encoded, root_of, sop_class_of, uids, with_level
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, abandoning, associated
@@ -15,22 +17,15 @@ from pacs.client.status_errors import advice_for, failure
 from pacs.dicom.identifier import decode
 from pacs.dicom.identifier_builder import Identifier, data_set_of
 from pacs.dicom.levels import DimseOperation
-from pacs.dicom.status import is_completed
+from pacs.dicom.status import PENDING, is_completed
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import DimseResponse, Exchange, Requestor, Serve
 from pacs.dimse.upper.user_information import Context
-from pacs.errors import UndecodableDataSet
+from pacs.errors import AssociationLost, TimeLimitReached, UndecodableDataSet
 from pacs.support.wakeup import WakeUp
-
-SETTLING_SECONDS = 2.0
-"""Seconds without an arrival and without an open association, after which a retrieve without counts is complete."""
-
-
-POLL_SECONDS = 0.1
-"""Seconds between checks for open associations."""
 
 
 def ignore_progress(_progress: Progress) -> None:
@@ -98,6 +93,11 @@ class RetrieveOperation:
     destination: str = ""
     store_scp: StoreSCP | None = None
     wake_up: WakeUp | None = None
+    find_expected: Callable[[], Expected | None] = lambda: None
+    """Asks the PACS what should arrive, after a final response without counts."""
+    is_checked: bool = False
+    """Whether it is asked in any case, and must answer."""
+    _expected: Expected | None = field(default=None, init=False)
     _counts: _SubOperationCounts = field(default_factory=_SubOperationCounts, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
     _reported: Arrivals | None = field(init=False)
@@ -108,16 +108,35 @@ class RetrieveOperation:
 
     def run(self, proposals: Iterable[tuple[str, tuple[str, ...]]] = ()) -> Retrieved:
         """Send the request and wait for the final response. `proposals` are the Storage contexts of a C-GET."""
-        final = self._run_exchange(tuple(proposals))
+        with self._adding_arrivals():
+            final = self._run_exchange(tuple(proposals))
+            self._find_expected(final)
         return self._result(final)
 
     def run_with_listener(self, listener: Listener, wait: float) -> Retrieved:
         """Send the request, then wait for the final response and for the announced instances to arrive."""
         self._listener = listener
-        final = self._run_exchange(())
-        if is_completed(final.command.status):
-            self._await_arrivals(listener, wait)
+        with self._adding_arrivals():
+            final = self._run_exchange(())
+            self._find_expected(final)
+            if is_completed(final.command.status):
+                self._await_arrivals(wait)
         return self._result(final)
+
+    @contextmanager
+    def _adding_arrivals(self) -> Iterator[None]:
+        """Add what has arrived to the error of an association that is lost."""
+        try:
+            yield
+        except AssociationLost as error:
+            error.retrieved = self._retrieved(None, ())
+            raise
+
+    def _find_expected(self, final: DimseResponse) -> None:
+        """Ask the PACS what should arrive, where its responses do not say it."""
+        is_unknown = self.store_scp is not None and self._counts.announced is None
+        if is_completed(final.command.status) and (self.is_checked or is_unknown):
+            self._expected = self.find_expected()
 
     # --- request and responses ------------------------------------------------------------------------------------
 
@@ -152,7 +171,9 @@ class RetrieveOperation:
         """Return the final response. Each response and each arrival restarts the deadline, nothing else does."""
         alive = time.monotonic()
         while True:
-            response, before = exchange.next(alive + self.peer.deadlines.response - time.monotonic()), self._reported
+            self._check_time()
+            ends_at = min(alive + self.peer.deadlines.response, self.peer.deadlines.until)
+            response, before = exchange.next(ends_at - time.monotonic()), self._reported
             if response is not None:
                 self._counts.update(response.command)
             self._report_progress(is_changed=response is not None)
@@ -188,24 +209,30 @@ class RetrieveOperation:
             elapsed=time.monotonic() - self._began,
         )
 
-    def _await_arrivals(self, listener: Listener, wait: float) -> None:
-        """Wait until the announced instances have arrived, and report progress for each."""
-        store_scp, announced = self.store_scp, self._counts.announced
+    def _await_arrivals(self, wait: float) -> None:
+        """Wait until everything has arrived, at most `wait` seconds after the last arrival; report progress for each.
+
+        Without any number to expect, the whole time is waited for.
+        """
+        store_scp = self.store_scp
         assert store_scp is not None, "arrivals need a store SCP"
         began = time.monotonic()
-        while True:
+        while not self._has_everything_arrived():
             arrivals = store_scp.arrivals
-            seen = self._arrived(arrivals)
             quiet = time.monotonic() - max(began, arrivals.last)
-            patience = wait
-            if announced is not None and seen >= announced:
+            if quiet >= wait:
                 return
-            if announced is None and seen and not listener.is_busy:
-                patience = min(wait, SETTLING_SECONDS)
-            if quiet >= patience:
-                return
-            store_scp.wait_for(arrivals.differ_from, min(patience - quiet, POLL_SECONDS))
+            self._check_time()
+            store_scp.wait_for(arrivals.differ_from, min(wait - quiet, self.peer.deadlines.remaining))
             self._report_progress(is_changed=False)
+
+    def _has_everything_arrived(self) -> bool:
+        return self._expected_count is not None and self._missing_count() <= self._refused_count()
+
+    def _check_time(self) -> None:
+        """Raise TimeLimitReached after the time limit of the retrieve."""
+        if self.peer.deadlines.remaining <= 0:
+            raise TimeLimitReached
 
     # --- result ---------------------------------------------------------------------------------------------------
 
@@ -216,14 +243,15 @@ class RetrieveOperation:
         status = final.command.status
         is_failure = not is_completed(status) or bool(final.command.failed or failed_uids)
         missing, refused = self._missing_count(), self._refused_count()
-        if not is_failure and not retrieved.conflicts and missing <= 0 and not refused:
+        is_unknown = self.is_checked and self._expected is None
+        if not is_failure and not retrieved.conflicts and missing <= 0 and not refused and not is_unknown:
             return retrieved
         if retrieved.conflicts:
             advice = f"{retrieved.conflicts[0]} arrived twice with different content; the first one is kept"
         elif is_failure:
             advice = self._refusals or ("" if refused else self._advice(final.command))
         else:
-            advice = self._shortfall(missing) if missing > refused else ""
+            advice = self._shortfall(missing) if missing > refused or is_unknown else ""
         cause = self.store_scp.refusals if self.store_scp is not None and not retrieved.conflicts else ""
         raise failure(
             self.service, final.command, advice=advice, cause=cause, failed_uids=failed_uids, retrieved=retrieved
@@ -238,8 +266,12 @@ class RetrieveOperation:
 
     def _shortfall(self, missing: int) -> str:
         """Return that instances are missing, and what to check."""
-        sentence = f"the PACS reports sending {missing} more than arrived here"
-        return f"{sentence}: {self._refusals or self._address_advice}"
+        if missing <= 0:
+            return "the PACS does not list its instances for a C-FIND, so that nothing says whether all have arrived"
+        if self.store_scp is None:
+            return f"the PACS lists {missing} more than it reports sending to {self.destination}"
+        verb = "lists" if self._missing_uids or self._counts.announced is None else "reports sending"
+        return f"the PACS {verb} {missing} more than arrived here: {self._refusals or self._address_advice}"
 
     @property
     def _refusals(self) -> str:
@@ -256,11 +288,22 @@ class RetrieveOperation:
         hosts = " or ".join(self._listener.hosts)
         return f"check that {self.destination} is configured there with host {hosts} and port {self._listener.port}"
 
+    @property
+    def _expected_count(self) -> int | None:
+        """The number of instances that should arrive, None if neither the responses nor a C-FIND say it."""
+        counts = (self._counts.announced, self._expected.count if self._expected is not None else None)
+        return max((each for each in counts if each is not None), default=None)
+
     def _missing_count(self) -> int:
-        """The number of announced instances that did not arrive here."""
+        """The number of announced or listed instances that did not arrive here, or were not sent elsewhere."""
         if self.store_scp is None:
-            return 0
-        return (self._counts.announced or 0) - self._arrived(self.store_scp.arrivals)
+            sent = (self._counts.completed or 0) + (self._counts.warning or 0)
+            return self._expected.count - sent if self._expected is not None else 0
+        arrived = self._arrived(self.store_scp.arrivals)
+        unlisted = 0
+        if self._expected is not None:
+            unlisted = self._expected.count - arrived if self._expected.uids is None else len(self._missing_uids)
+        return max((self._counts.announced or 0) - arrived, unlisted)
 
     def _refused_count(self) -> int:
         """The number of instances of this retrieve that were refused here; those that were not requested may be of
@@ -271,21 +314,32 @@ class RetrieveOperation:
         arrivals = self.store_scp.arrivals
         return arrivals.refused + (arrivals.unasked if self.service is Service.GET else 0)
 
+    @property
+    def _missing_uids(self) -> frozenset[str]:
+        """The UIDs that a C-FIND listed and that have not arrived."""
+        if self._expected is None or self._expected.uids is None or self.store_scp is None:
+            return frozenset()
+        return self._expected.uids - self.store_scp.uids
+
     def _arrived(self, arrivals: Arrivals) -> int:
         """Return how many announced instances have arrived; count repeats only if no sender but the PACS is allowed."""
         is_closed = self._listener is None or not self._listener.sender_filter.admits_anyone
         return arrivals.received + (arrivals.repeated if is_closed else 0)
 
-    def _retrieved(self, final: Command, failed_uids: tuple[str, ...]) -> Retrieved:
+    def _retrieved(self, final: Command | None, failed_uids: tuple[str, ...]) -> Retrieved:
+        """Return the result of a final response, or of what has arrived without one."""
         store_scp, arrivals = self.store_scp, self.store_scp.arrivals if self.store_scp is not None else None
+        counts = final or self._counts
         return Retrieved(
             paths=store_scp.paths if store_scp is not None else (),
             skipped=store_scp.skipped if store_scp is not None else (),
-            status=final.status,
-            completed=final.completed,
-            failed=final.failed,
-            warning=final.warning,
+            status=final.status if final is not None else PENDING,
+            completed=counts.completed,
+            failed=counts.failed,
+            warning=counts.warning,
             failed_uids=failed_uids,
+            expected=self._expected_count,
+            missing=tuple(sorted(self._missing_uids)),
             unasked=arrivals.unasked if arrivals else 0,
             conflicts=store_scp.conflicts if store_scp is not None else (),
             bytes=arrivals.bytes if arrivals else 0,

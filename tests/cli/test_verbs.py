@@ -19,7 +19,7 @@ from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.dicom.identifier import decode, encode
 from pacs.testing import Fault, serving, study, write
 from tests.archives import take_in
-from tests.client.scripted import answer, report, scripted
+from tests.client.scripted import answer, deliver, report, scripted
 from tests.dicom.build import dataset
 from tests.programs import PATIENCE, free_port, storescp
 from tests.raw import IMPLICIT, associate_rq
@@ -534,6 +534,37 @@ def test_fetch_does_not_retrieve_instances_again(pacs, archive, tmp_path):
     assert f"{COUNT} already present" in again.stdout
     in_vain = pacs("get", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
     assert "`pacs fetch` retrieves only missing instances" in in_vain.stdout
+
+
+def test_a_retrieve_is_checked_limited_and_repeated(pacs, archive, tmp_path):
+    """By options of `move`, `get` and `fetch`; what arrived before a time limit is counted, with exit status 3."""
+    for verb in ("get", "fetch"):
+        words = [verb, at(archive), "-k", THE_STUDY, "--to", tmp_path / verb]
+        assert pacs(*words, "--check", "--retries", 1, "--max-time", 60).exit_code == 0
+    with serving(tmp_path / "slow", watched=True) as slow:
+        slow.add(study(series=1, instances=30))
+        slow.faults.add(Fault("C-GET", delay_each=0.3))
+        late = pacs("get", slow.address, "-k", THE_STUDY, "--to", tmp_path / "late", "--max-time", 2)
+    assert late.exit_code == 3
+    assert "The retrieve did not end within its time limit (max_time, --max-time)" in late.stderr
+    assert f"{len(files(tmp_path / 'late'))} instances arrived" in late.stderr
+
+
+@pytest.mark.parametrize(("words", "exit_code"), [(["--wait", 5], 0), (["--wait", 5, "--check"], 3)])
+def test_a_pacs_that_says_nothing_about_its_instances_is_waited_for(pacs, tmp_path, words, exit_code):
+    """No counts and no C-FIND: `--wait` is all there is, and the user learns it; a check fails."""
+    port = free_port()
+
+    def move(association, message):
+        answer(association, message, 0x0000)
+        deliver(port, specimen()[:1])
+
+    with scripted(move=move) as other:
+        address = f"X@127.0.0.1:{other.server.port}"
+        result = pacs("move", address, "-k", THE_STUDY, "--port", port, "--to", tmp_path / "out", *words)
+    assert result.exit_code == exit_code, result.stderr
+    assert len(files(tmp_path / "out")) == 1
+    assert "nothing says whether all have arrived" in result.stderr
 
 
 # --- commit ------------------------------------------------------------------------------------------------------

@@ -114,11 +114,6 @@ class Listener:
         """The SOP Classes and transfer syntaxes that senders proposed in vain, '' if there were none."""
         return self._policy.rejected
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether an association is open."""
-        return self._server.associations > 0
-
 
 def _echo(association: Association, message: Message) -> None:
     association.send(message.context.id, message.command.response(0))

@@ -132,6 +132,11 @@ class StoreSCP:
             return tuple(self._paths)
 
     @property
+    def uids(self) -> frozenset[str]:
+        """The SOP Instance UIDs of `paths`."""
+        return frozenset(path.stem for path in self.paths)
+
+    @property
     def skipped(self) -> tuple[Path, ...]:
         """The files that existed before and were kept."""
         with self._state:

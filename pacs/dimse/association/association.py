@@ -8,6 +8,7 @@ P-ids such as P4 and X3 are explained in docs/checklist.md.
 
 import contextlib
 import itertools
+import math
 import os
 import select
 import threading
@@ -62,6 +63,8 @@ class AssociationLimits:
     """Seconds for the peer to close the connection after the association (ARTIM)."""
     max_pdu: int = 131_072
     """Our maximum length of a P-DATA-TF (its variable field), in bytes."""
+    until: float = math.inf
+    """Time of the monotonic clock at which the association is aborted if it waits for input."""
     held: int = 1 << 20
     """The most bytes of queued messages, for a peer that does not wait for responses."""
 
@@ -455,7 +458,9 @@ class Association:
 
         The message time counts from when this call `began` to wait, not while no thread was reading.
         """
-        incoming = self._incoming
+        incoming, until = self._incoming, self.limits.until
+        if until < math.inf:
+            deadline = until if deadline is None else min(deadline, until)
         if incoming.partial_since is None:
             happened = wait(self.fileno(), select.POLLIN, deadline, self._wait_context)
         else:

@@ -90,8 +90,9 @@ class Requestor:
         Raises PeerTimeout when no message came within `seconds` (default: `timeout`), and AssociationLost.
         """
         association = self.association
-        deadline = time.monotonic() + (self.timeout if seconds is None else max(0.0, seconds))
-        is_late = seconds is not None and seconds <= 0
+        now = time.monotonic()
+        deadline = min(now + (self.timeout if seconds is None else max(0.0, seconds)), association.limits.until)
+        is_late = deadline <= now
         if is_late or association.is_idle(deadline, self._wait_context):
             if time.monotonic() < deadline:
                 return None
