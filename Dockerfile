@@ -1,7 +1,7 @@
 # The first stage builds; the second one runs, without compiler and pip cache.
 FROM python:3.13-slim AS build
 WORKDIR /src
-COPY pyproject.toml hatch_build.py README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE config.toml ./
 COPY pacs pacs
 COPY migrations migrations
 RUN python -m venv /opt/pacs && /opt/pacs/bin/pip install --no-cache-dir '.[postgres]'

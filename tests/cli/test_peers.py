@@ -1,6 +1,7 @@
 """`pacs peers`: the file `peers.toml`, what changes it, and a C-ECHO to all peers."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -186,6 +187,15 @@ def test_a_file_that_cannot_be_written_is_a_sentence(pacs, tmp_path):
     refused = pacs("peers", "add", "WS", "ws", "104")
     assert refused.exit_code == 2
     assert refused.stderr.startswith("pacs: cannot write ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_root_gives_the_file_to_the_owner_of_its_folder(pacs, file):
+    """Who is the user of the server, which has to read it."""
+    file.parent.mkdir()
+    os.chown(file.parent, 12345, 54321)
+    assert pacs("peers", "add", "WS", "ws", "104").exit_code == 0
+    assert (file.stat().st_uid, file.stat().st_gid) == (12345, 54321)
 
 
 # --- a running server --------------------------------------------------------------------------------------------

@@ -454,6 +454,14 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre_are_a_volume(tmp_path, ste
     check(slices, tmp_path)
 
 
+def test_rounded_direction_cosines_do_not_change_the_spacing(load):
+    """Two digits of 0.7071 are 0.4 % too long."""
+    slices = stack(step=3, orientation=(0.71, 0.71, 0, 0, 0, 1))
+    for number, each in enumerate(slices):
+        each.ImagePositionPatient = [number * 3 * 0.5**0.5, -number * 3 * 0.5**0.5, 0]
+    assert load(*slices).GetSpacing()[2] == pytest.approx(3, abs=1e-3)
+
+
 @pytest.mark.parametrize("count", [4, 5, 20])
 @pytest.mark.parametrize("step", [0.25, 0.5, 3])
 def test_a_gap_of_one_slice_is_no_rounding(tmp_path, count, step):

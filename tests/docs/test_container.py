@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -54,6 +55,15 @@ def test_dockerignore_admits_exactly_what_the_image_copies():
     copied = {source for sources in copies for source in sources}
     assert copied == allowed
     assert all((ROOT / each).exists() for each in allowed)
+
+
+def test_the_image_copies_what_the_package_is_built_from():
+    """The files and folders beside `pacs` that are put into the package; without one the build fails."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = {
+        each for line in INSTRUCTIONS if line.startswith("COPY") and "--from" not in line for each in line.split()[1:-1]
+    }
+    assert set(tools["force-include"]) | set(tools["packages"]) <= copied
 
 
 def test_the_image_and_the_compose_file_are_a_valid_configuration(tmp_path):

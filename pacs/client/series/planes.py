@@ -5,6 +5,7 @@ A plane is a single-frame instance or a frame of a multi-frame instance (`frames
 are no substitute for it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -52,7 +53,9 @@ class Plane:
         """The direction in which slices follow each other; only for a plane with an orientation."""
         assert self.orientation is not None, "the plane has no orientation"
         (a, b, c), (d, e, f) = self.orientation[:3], self.orientation[3:]
-        return (b * f - c * e, c * d - a * f, a * e - b * d)
+        normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+        length = math.hypot(*normal) or 1.0  # direction cosines may be rounded
+        return tuple(part / length for part in normal)
 
     @property
     def spacing(self) -> Vector | None:

@@ -18,8 +18,8 @@ ROUNDING_MM = 0.1
 """Maximum offset in each direction by coordinates that are rounded to 0.1 mm: of the slice and of the ends."""
 MAX_ROUNDING_OFFSET = 0.24
 """The same as a fraction of the spacing: without one of its slices, a stack is off by a quarter or more."""
-PERPENDICULAR = 1e-2
-"""Maximum deviation of the direction cosines from two perpendicular unit vectors."""
+PERPENDICULAR = 0.03
+"""Maximum deviation of the direction cosines from two perpendicular unit vectors: more than rounding to 0.01."""
 
 IN_SPACE = frozenset(
     (
