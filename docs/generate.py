@@ -146,9 +146,11 @@ COMMANDS = """# Commands
 
 {notice}
 
-`PEER` is `AE_TITLE@HOST:PORT`, an AE title of `[[peers]]`, or `HOST PORT -aec AE_TITLE` as in DCMTK. `KEYWORD=VALUE`
-matches as in a C-FIND: `PatientID=P1`, `'PatientName=DOE*'`, `StudyDate=20260101-20260131`. Every command has `--help`,
-and:
+`PEER` is `AE_TITLE@HOST:PORT`, an AE title of `[[peers]]`, or `HOST PORT -aec AE_TITLE` as in DCMTK. `KEY=VALUE`
+matches as in a C-FIND: `PatientID=P1`, `'PatientName=DOE*'`, `StudyDate=20260101-20260131`, `Rows=512`. Keys and levels
+are the same in `ls`, `export`, `delete`, `explain`, `find`, `move`, `get` and `fetch`: `-k KEY[=VALUE]` and
+`--level LEVEL`, or
+words, with levels in the singular or plural: `studies PatientID=P1`. Every command has `--help`, and:
 
 | option | meaning |
 | --- | --- |

@@ -30,14 +30,30 @@ from pacs.cli import (
 from pacs.cli.exit_status import INTERRUPTED, exit_status
 from pacs.cli.output import print_error
 from pacs.cli.peer_hints import with_hint
+from pacs.cli.streams import checked_output, escape_output
 from pacs.cli.verbosity import Verbosity, add_verbosity, verbosity
 from pacs.errors import PacsError
 
 
 class Commands(click.Group):
-    """The group of all commands; shows a `PacsError` as a sentence instead of a traceback."""
+    """The group of all commands; shows a `PacsError`, and output that fails, as a sentence instead of a traceback."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run as the program `pacs`."""
+        escape_output()
+        return super().main(*arguments, **options)
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Parse the options, which may print the help."""
+        with checked_output():
+            return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, and write all of its output."""
+        with checked_output():
+            return self._run(ctx)
+
+    def _run(self, ctx: click.Context) -> Any:
         """Run a command; end it with the exit status of a PacsError.
 
         Warnings of libraries go to the log, which only some commands show: pydicom's quote values of patients, and what

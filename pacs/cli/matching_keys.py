@@ -228,13 +228,24 @@ def _wanted(words: Sequence[str]) -> dict[str, str]:
     wanted: dict[str, str] = {}
     for word in words:
         key, _, value = word.partition("=")
-        key = key.strip().replace("[0]", "")
+        key = _by_name(key.strip().replace("[0]", ""))
         if value and wanted.get(key, value) not in ("", value):
             raise click.BadParameter(f"{key} has two values; expected several values as in '{key}=A\\B'")
         wanted[key] = value or wanted.get(key, "")
     return {
         key: value for key, value in wanted.items() if value or not any(other.startswith(f"{key}.") for other in wanted)
     }
+
+
+def _by_name(key: str) -> str:
+    """Return a key by keywords where it has tags, so that each element has one name; an unknown one as it is."""
+    from pacs.cli.values import name_of_tag
+    from pacs.dicom.identifier_builder import path_of
+
+    try:
+        return ".".join(map(name_of_tag, path_of(key)))
+    except InvalidArgument:  # of which `data_set_of` says more
+        return key
 
 
 def _standardise_dates(identifier: "Dataset") -> None:

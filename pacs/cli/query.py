@@ -1,5 +1,6 @@
 """`pacs echo` and `pacs find`."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import click
@@ -47,5 +48,5 @@ def find(call: PeerCall, query: QueryArguments, *, limit: int | None, charset: s
 
     peer = replace(call.alone(), character_set=charset)
     identifier = query.returning(query.columns()).identifier
-    matches = client.find(peer, identifier, model=query.root, limit=limit)
-    show_matches(query, matches, as_json=as_json)
+    with closing(client.find(peer, identifier, model=query.root, limit=limit)) as matches:
+        show_matches(query, matches, as_json=as_json)

@@ -24,7 +24,8 @@ def tag_of(name: str) -> int:
 
 def name_of_tag(tag: int) -> str:
     """Return the keyword of an element, or its tag as gggg,eeee if it has none."""
-    return keyword_for_tag(tag) or f"{tag >> 16:04x},{tag & 0xFFFF:04x}"
+    keyword = keyword_for_tag(tag)  # that of a repeating group, such as OverlayRows, has several tags
+    return keyword if tag_for_keyword(keyword) == tag else f"{tag >> 16:04x},{tag & 0xFFFF:04x}"
 
 
 def json_value(dataset: Dataset, tag: int) -> Any:

@@ -71,9 +71,9 @@ _SECRETS = re.compile(r"(^jwt\.key|\.passcode)$")
 
 _PASSWORDS = (
     (re.compile(r"//([^:/@]*):.*@"), r"//\1:***@"),
-    (re.compile(r"([?&](?:password|sslpassword)=)[^&]*"), r"\1***"),
+    (re.compile(r"([?&](?:[^=&]*pass|[^=&]*%)[^=&]*=)[^&]*", re.IGNORECASE), r"\1***"),
 )
-"""Passwords in a URL, and what is shown of them."""
+"""Passwords in a URL, and what is shown of them; a name with % may be one, too."""
 
 
 def masked(key: str, value: Any) -> Any:

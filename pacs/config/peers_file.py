@@ -111,7 +111,7 @@ class PeersFile:
         """Replace the file, if the configuration is valid with this text."""
         self._sources.config(peers_in(self.path, text))
         try:
-            write_text(self.path, text)
+            write_text(self.path.resolve(), text)  # the file that a link names, as an editor does
             if os.geteuid() == 0:  # a server that is another user must be able to read it
                 owner = self.path.parent.stat()
                 os.chown(self.path, owner.st_uid, owner.st_gid)

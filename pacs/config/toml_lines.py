@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 
@@ -22,7 +23,7 @@ class Table:
 def tables(text: str) -> list[Table]:
     """Split a valid TOML text into its tables; the first one has the lines before the first header."""
     found = [Table(1)]
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(StringIO(text, newline="\n"), 1):  # not splitlines, which also splits at U+2028
         if line.lstrip().startswith("[") and _parsed(found[-1].text) is not None:
             found.append(Table(number))
         found[-1].lines.append(line)

@@ -99,6 +99,9 @@ def test_secrets_are_masked(pacs, tmp_path):
     }
     values = shown(pacs, env=variables)
     assert values["database.url"][0] == "postgresql://pacs:***@db.local/pacs?sslpassword=***&sslmode=require"
+    for query in ("PASSWORD=hidden", "passwor%64=hidden", "a=1&ssl%70assword=hidden", "p%61ss=hidden"):
+        text = str(shown(pacs, "database.url", env={"PACS_DATABASE__URL": f"postgresql://db.local/pacs?{query}"}))
+        assert "hidden" not in text
     assert values["jwt.key"][0] == "***"
     assert values["users[1].passcode"][0] == ""
     hashed = pacs("passcode", input="secret").stdout.partition('"')[2].rstrip().rstrip('"')

@@ -74,7 +74,7 @@ def test_import_names_missing_attributes_and_truncated_files(pacs, tmp_path):
     cut.write_bytes(cut.read_bytes()[:-10])
     said = pacs("import", tmp_path / "in").stderr
     assert "1 refused: Missing or not valid: SeriesInstanceUID" in said
-    assert "1 refused: The data set ends in the middle of an element" in said
+    assert "1 refused: The file is cut off: it ends in the middle of an element" in said
 
 
 def test_import_does_not_read_pipes(pacs, tmp_path):

@@ -22,6 +22,15 @@ def test_a_key_is_a_keyword_a_tag_or_a_path():
     assert list(found.StudyInstanceUID) == ["1.2", "1.3"]
 
 
+def test_a_keyword_and_a_tag_are_one_key():
+    """Neither value replaces the other; a level by its tag is a level."""
+    with pytest.raises(click.BadParameter, match="PatientID has two values"):
+        query_arguments(["PatientID=P1", "0010,0020=P2"])
+    found = query_arguments(["00100020=P1", "PatientID", "0008,0052=SERIES", "6000,0010"])
+    assert (found.identifier.PatientID, found.level) == ("P1", QueryLevel.SERIES)
+    assert found.keys == ("PatientID", "6000,0010")
+
+
 @pytest.mark.parametrize("path", ["RequestAttributesSequence", "RequestAttributesSequence[0]", "0040,0275"])
 def test_a_path_leads_into_the_only_item_of_a_sequence(path):
     """Two keys of one sequence are in the same item."""

@@ -158,6 +158,28 @@ def test_a_mistake_in_the_file_is_an_error_that_names_it(pacs, file, text, messa
         assert message.format(file=file) in refused.stderr
 
 
+def test_a_link_stays_a_link(pacs, tmp_path, file):
+    """The file that it names is changed."""
+    target = tmp_path / "peers-of-the-hospital.toml"
+    target.write_text("# ours\n")
+    file.parent.mkdir(exist_ok=True)
+    file.symlink_to(target)
+    assert pacs("peers", "add", "CT1", "10.0.0.5", "104").exit_code == 0
+    assert file.is_symlink()
+    assert target.read_text().startswith("# ours")
+    assert "CT1" in target.read_text()
+
+
+def test_a_line_ends_only_where_toml_says(pacs, file):
+    """Comments of word processors have other line separators."""
+    pacs("peers", "add", "CT1", "10.0.0.5", "104")
+    file.write_text(f"# see\u2028[[peers]]\n{file.read_text()}", "utf-8")
+    changed = pacs("peers", "edit", "CT1", "--port", "105")
+    assert changed.exit_code == 0, changed.stderr
+    assert "\u2028[[peers]]\n" in file.read_text("utf-8")
+    assert "port = 105" in file.read_text("utf-8")
+
+
 def test_peers_written_as_an_inline_list_are_not_changed(pacs, file):
     """They are read; to change them, they have to be blocks."""
     file.parent.mkdir()

@@ -79,6 +79,7 @@ def test_a_query_is_explained_with_its_outcome(archive, explained):
         "comment": "",
         "counts": {"matches": 1},
         "without": {},
+        "differs": {},
         "stored_as": [],
     }
     assert (len(matches), matches[0].status, final.status) == (1, 0xFF01, 0x0000)

@@ -102,7 +102,10 @@ def test_an_instance_that_was_deleted_since_the_selection_is_missing(archive, re
 
 def test_an_instance_that_is_replaced_by_one_of_another_study_is_not_selected_any_more(archive, retrieval):
     """Whoever asked for one study gets no image of another one."""
-    take_in(archive, version(2, StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.4"))
+    moved = version(2)
+    for each in moved:
+        each.StudyInstanceUID, each.SeriesInstanceUID = "1.2.3", "1.2.3.4"
+    take_in(archive, moved)
     with pytest.raises(InstanceMissing, match="since it was selected"):
         read(archive, retrieval)
 
