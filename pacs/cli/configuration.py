@@ -39,9 +39,7 @@ def show_config(sources: "Sources", keys: Sequence[str], *, as_json: bool) -> No
     values = [each for each in values_in_force(sources) if not keys or any(_is_below(each.key, key) for key in keys)]
     for key in keys:
         if not any(_is_below(each.key, key) for each in values):
-            raise click.BadParameter(
-                f"there is no value of {key!r}; `pacs config show` lists them", param_hint="KEY"
-            )
+            raise click.BadParameter(f"there is no value of {key!r}; `pacs config show` lists them", param_hint="KEY")
     show(COLUMNS, [(each.key, _shown(each.value, as_json=as_json), each.source) for each in values], as_json=as_json)
 
 
