@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable, PacsError, PeerUnreachable
+from pacs.errors import AssociationLost, AssociationRejected, PacsError, PeerUnreachable
 
 CALLED_UNKNOWN, CALLER_UNKNOWN = (1, 1, 7), (1, 1, 3)
 """Result, source and reason (PS3.8 9.3.4): called, or calling, AE title not recognized."""
@@ -52,8 +52,7 @@ def rejected(error: AssociationRejected, us: LocalAE, called: str, *, where: str
 
 def with_hint(error: PacsError) -> str:
     """Return the comment of an error that ends a command, with what to check if it is a peer that is off."""
-    is_off = type(error) in (PeerUnreachable, DestinationUnreachable)  # not the subclasses, which give a reason
-    return f"{error.comment}; {UNREACHABLE}" if is_off else error.comment
+    return f"{error.comment}; {UNREACHABLE}" if isinstance(error, PeerUnreachable) else error.comment
 
 
 def aborted(error: AssociationLost, us: LocalAE) -> str:

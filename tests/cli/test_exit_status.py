@@ -5,6 +5,7 @@
 
 import socket
 from contextlib import contextmanager
+from threading import Thread
 
 import click
 import pytest
@@ -330,6 +331,29 @@ def test_a_peer_that_accepts_no_association_has_4(run, server, name, kind):
     assert peer.partition("@")[2] in result.stderr
     if kind == "unreachable" and name in CALLING:
         assert "; check host and port, and that the peer is running" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("response", "hint"),
+    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP: check the port"), (b"\x15\3\1\0\2\2\x46", "connect with TLS")],
+)
+def test_a_port_of_another_protocol_is_said(run, response, hint):
+    """With exit status 4: a user has taken the port of the web server, or that for TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(response)
+
+        thread = Thread(target=answer)
+        thread.start()
+        result = run("echo", f"PACS@127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert result.exit_code == 4, result.output
+    assert hint in result.stderr
+    assert "the peer is running" not in result.stderr
 
 
 @contextmanager

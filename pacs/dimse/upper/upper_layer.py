@@ -80,6 +80,9 @@ INVALID_PARAMETER_VALUE = 6
 """The provider's reason in an A-ABORT for a PDU with invalid content (PS3.8 9.3.8)."""
 
 _HEADER = struct.Struct(">BxL")
+
+_OTHER_PROTOCOLS = {b"HTTP/": " (HTTP: check the port)", b"\x15\x03": " (a TLS alert: connect with TLS)"}
+"""What an acceptor that is no DICOM application begins with, and what to do then."""
 _HEADERS = 12
 """The bytes of the headers of a P-DATA-TF and of its first PDV."""
 
@@ -261,7 +264,9 @@ class UpperLayer:
             return self._incomplete()
         kind, length = _HEADER.unpack_from(available)
         if kind not in _EVENTS:
-            raise InvalidPDU(f"its type {kind:02X} is none of PS3.8; it begins with {shown(bytes(available))}")
+            found = bytes(available)
+            hint = next((hint for start, hint in _OTHER_PROTOCOLS.items() if found.startswith(start)), "")
+            raise InvalidPDU(f"its type {kind:02X} is none of PS3.8; it begins with {shown(found)}{hint}")
         if length > self._longest[kind]:
             raise InvalidPDU(f"its length {length} is more than {self._longest[kind]}")
         if arrived < _HEADER.size + length:
