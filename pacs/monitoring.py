@@ -14,7 +14,7 @@ from pacs.index.database import Index
 from pacs.observability.activity import Activity
 from pacs.observability.events import Event, EventStream, Notice
 from pacs.observability.health import Health, Probe, Watchdog
-from pacs.observability.metrics.counters import Counters
+from pacs.observability.metrics.counters import CounterRegion, Counters
 from pacs.observability.metrics.counting import ACTIVE, DIED, PROCESS, Counting, held_series
 from pacs.services.healing import Healing
 from pacs.services.holdings import HoldingsCounter
@@ -65,6 +65,7 @@ class Monitoring:
         self._calling_ae_title = f"PACS-{secrets.token_hex(5)}"
         """The calling AE title of the C-ECHO to this server, which no peer can guess."""
         self._unsubscribe: Callable[[], None] = lambda: None
+        self._region: CounterRegion | None = None
         self._holdings: HoldingsCounter | None = None
 
     @property
@@ -80,7 +81,7 @@ class Monitoring:
     def start(self, worker: int = 0) -> None:
         """Begin to count and record the events of this process, which is that worker."""
         if self._counters is not None:
-            region = self._counters.of(worker)
+            region = self._region = self._counters.of(worker)
             region.clear([ACTIVE])
             region.set({(PROCESS,): os.getpid()})
             self._events.subscribe(Counting(region, self._is_peer))
@@ -99,8 +100,8 @@ class Monitoring:
 
     def count_holdings(self, worker: int = 0) -> None:
         """Begin to count what the index has, in one of the workers."""
-        if self._counters is not None and worker == 0:
-            region = self._counters.of(worker)
+        region = self._region
+        if region is not None and worker == 0:
             self._holdings = HoldingsCounter(
                 self._index, lambda found: region.set(held_series(found.studies, found.instances, found.size))
             )

@@ -69,6 +69,11 @@ pynetdicom is silent: it logs a line for each invalid value, and one A-ASSOCIATE
 """
 
 
+def _is_shown(record: logging.LogRecord) -> bool:
+    quiet = QUIET.get(record.name) or QUIET.get(record.name.partition(".")[0]) or logging.NOTSET
+    return record.levelno >= quiet
+
+
 def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: TextIO | None = None) -> None:
     """Send the loggers of structlog and of the standard library to `stream`, by default standard error.
 
@@ -95,6 +100,7 @@ def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: Te
     logging.captureWarnings(True)  # pydicom quotes invalid values in warnings
     for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(quiet)
+    handler.addFilter(_is_shown)  # pydicom sets the level of its logger when it is imported later
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -149,6 +149,14 @@ def test_warnings_of_libraries_are_logged_unless_they_quote_peers():
     assert (line["event"], line["level"]) == ("odd\\nthing", "warning")
 
 
+def test_a_library_that_is_imported_later_cannot_become_loud():
+    """pydicom sets the level of its logger at its import, which may come after the log is set up."""
+    out = logged()
+    logging.getLogger("pydicom").setLevel(logging.WARNING)
+    logging.getLogger("pydicom").warning("Invalid value 'DOE'")
+    assert out.getvalue() == ""
+
+
 def test_warnings_of_pydicom_are_not_logged():
     """They quote invalid values."""
     out = logged()

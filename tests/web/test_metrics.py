@@ -86,6 +86,8 @@ def test_what_the_archive_has_is_shown(tmp_path, monkeypatch):
         assert (found["pacs_archive_studies"], found["pacs_archive_bytes"]) == (2, size)
         Maintenance(archive.index, archive.files).delete(writer.find_all(archive.index, gone))
         eventually(lambda: numbers(archive.web_port)["pacs_archive_instances"] == 3)
+        with associated(archive.port):
+            eventually(lambda: numbers(archive.web_port)["pacs_associations_active"] == 1)
         assert numbers(archive.web_port)["pacs_archive_studies"] == 1
 
 
