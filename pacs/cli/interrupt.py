@@ -42,6 +42,11 @@ class Interrupt:
         else:
             raise StopNow
 
+    @property
+    def is_pressed(self) -> bool:
+        """Whether there was a Ctrl-C."""
+        return self._presses > 0
+
     def check(self) -> None:
         """Begin or continue a transfer: the first Ctrl-C waits for the next call. Raises KeyboardInterrupt after it."""
         self._is_transferring = True
@@ -51,7 +56,10 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], None]]:
-    """Let Ctrl-C end the body in bounded time; yield `Interrupt.check`. Signals reach the main thread only."""
+    """Let Ctrl-C end the body in bounded time; yield `Interrupt.check`. Signals reach the main thread only.
+
+    After a Ctrl-C another one is ignored: the command is about to exit, and would have another exit status.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt.check
@@ -62,4 +70,5 @@ def interruptible() -> Iterator[Callable[[], None]]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) != signal.SIG_IGN:  # an inner one was not interrupted either
+                signal.signal(number, signal.SIG_IGN if interrupt.is_pressed else handler)

@@ -13,6 +13,8 @@ from pacs.support.threads import start_thread
 INTERVAL = 60.0
 """Seconds between two counts."""
 
+STOP_SECONDS = 5.0
+
 LARGEST_SHARE = 0.01
 """The share of the time that may be spent on counting all rows; in between only new rows are counted."""
 
@@ -23,16 +25,19 @@ class HoldingsCounter:
     def __init__(self, index: Index, publish: Callable[[Holdings], object]) -> None:
         self._index, self._publish = index, publish
         self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
         self._last: Holdings | None = None
         self._next_complete_count = 0.0
 
     def start(self) -> None:
         """Start counting. Raises OutOfResources."""
-        start_thread("pacs holdings", self._run)
+        self._thread = start_thread("pacs-holdings", self._run)
 
     def stop(self) -> None:
-        """Count no more; a running count may still end."""
+        """Count no more, and wait for a running count to end, whose connection could not be closed otherwise."""
         self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         while not self._stopped.is_set():

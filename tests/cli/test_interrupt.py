@@ -48,7 +48,7 @@ def interrupted(process, presses=1):
     for _ in range(presses - 1):
         process.send_signal(signal.SIGINT)
     told += process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     return told.splitlines()
 
 
