@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -15,7 +15,10 @@ from pacs.client.receive.senders import listen_addresses
 from pacs.errors import DestinationUnreachable
 from pacs.support import name_lookup
 from pacs.testing import Fault, serving, study, write
+from tests import raw
+from tests.docs.requests import CT
 from tests.programs import PATIENCE, free_port, start
+from tests.raw import Raw
 from tests.waiting import eventually
 
 AN_HOUR = """
@@ -156,18 +159,29 @@ def test_no_instance_is_sent_after_ctrl_c(tmp_path, slow):
 
 
 @pytest.mark.parametrize("verb", ["get", "move"])
-def test_while_an_instance_arrives_without_end(tmp_path, verb):
+def test_while_an_instance_arrives_without_end(tmp_path, slow, verb):
     """It has two seconds too, and there is no partial file."""
-    port, words = free_port(), ["--to", "out"]
-    peers = [{"ae_title": "PACSCU", "host": "127.0.0.1", "port": port}]
-    with serving(tmp_path / "slow", {"peers": peers}, watched=True) as slow:
-        slow.add(study(series=1, instances=1, size=2048, patient_id="P1"))
-        slow.faults.add(Fault("C-GET" if verb == "get" else "C-MOVE", bytes_per_second=1000))
-        words += ["--port", str(port)] if verb == "move" else []
-        with command(verb, slow.address, "-k", "PatientID=P1", *words, folder=tmp_path) as process:
-            eventually(lambda: list((tmp_path / "out").glob(".arriving-*")))
-            assert interrupted(process) == SAID
+    port = free_port()
+    with ExitStack() as stack:
+        slow.add(study(series=1, instances=1, size=2048, patient_id="P2"))
+        slow.faults.add(Fault("C-GET", bytes_per_second=1000))
+        slow.faults.add(Fault("C-MOVE", silent=True))
+        words = ["--to", "out", *(["--port", str(port)] if verb == "move" else [])]
+        process = stack.enter_context(command(verb, slow.address, "-k", "PatientID=P2", *words, folder=tmp_path))
+        if verb == "move":
+            slow.received.wait_for(lambda received: received.c_move, PATIENCE)
+            begin_instance(stack.enter_context(Raw(port)))
+        eventually(lambda: list((tmp_path / "out").glob(".arriving-*")))
+        assert interrupted(process) == SAID
     assert list((tmp_path / "out").glob(".arriving-*")) == []
+
+
+def begin_instance(client):
+    """Send a C-STORE request without its last bytes."""
+    client.associate((1, CT, [raw.EXPLICIT]), calling="PACS", called="PACSCU")
+    (image,) = study(series=1, instances=1, size=512, patient_id="P2")
+    uid = raw.element(0x1000, image.SOPInstanceUID.encode())
+    client.send(raw.request(raw.C_STORE, 1, CT, 1, raw.encoded(image, raw.EXPLICIT), [uid])[:-2])
 
 
 def test_a_program_of_ones_own_ends_too(tmp_path, slow):
