@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from pacs.cli.exit_status import INTERRUPTED
 from pacs.errors import StopNow
@@ -53,22 +54,48 @@ class Interrupt:
         if self._presses:
             raise KeyboardInterrupt
 
+    def end_transfer(self) -> None:
+        """Let the first Ctrl-C act at once again."""
+        self._is_transferring = False
+
+
+_running: ContextVar[Interrupt | None] = ContextVar("_running", default=None)
+
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
-    """Let Ctrl-C end the body in bounded time; yield `Interrupt.check`. Signals reach the main thread only.
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the body, a whole command, in bounded time. Signals reach the main thread only.
 
     After a Ctrl-C another one is ignored: the command is about to exit, and would have another exit status.
     """
     interrupt = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupt.check
-        return
-    before = {number: signal.signal(number, interrupt.press) for number in (signal.SIGINT, signal.SIGALRM)}
+    token = _running.set(interrupt)
+    try:
+        with _handling(interrupt):
+            yield
+    finally:
+        _running.reset(token)
+
+
+@contextmanager
+def transfer() -> Iterator[Callable[[], None]]:
+    """Yield `Interrupt.check` of the running command, for a transfer in the body."""
+    interrupt = _running.get() or Interrupt()
     try:
         yield interrupt.check
     finally:
+        interrupt.end_transfer()
+
+
+@contextmanager
+def _handling(interrupt: Interrupt) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt.press) for number in (signal.SIGINT, signal.SIGALRM)}
+    try:
+        yield
+    finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            if signal.getsignal(number) != signal.SIG_IGN:  # an inner one was not interrupted either
-                signal.signal(number, signal.SIG_IGN if interrupt.is_pressed else handler)
+            signal.signal(number, signal.SIG_IGN if interrupt.is_pressed else handler)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.interrupt import interruptible
+from pacs.cli.interrupt import transfer
 from pacs.cli.output import size
 from pacs.cli.verbosity import Verbosity, verbosity
 
@@ -30,7 +30,7 @@ def transfer_progress(title: str) -> Iterator[Tell]:
     """
     verbose, last = verbosity() > Verbosity.NORMAL, ""
     with (
-        interruptible() as check,
+        transfer() as check,
         _bar(title) if sys.stderr.isatty() and verbosity() is Verbosity.NORMAL else nullcontext() as bar,
     ):
 
