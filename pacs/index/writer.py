@@ -116,15 +116,14 @@ def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
 
 def find_all(index: Index, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
     """Return the stored instances among these UIDs. Raises IndexUnavailable."""
-    chosen = STORED.where(among(image.c.sop_instance_uid, sop_instance_uids))
     with index.read() as connection:
-        return [StoredInstance(*row) for row in connection.execute(chosen)]
+        return _stored(connection, among(image.c.sop_instance_uid, sop_instance_uids))
 
 
 def find_by_files(index: Index, file_keys: Sequence[str]) -> list[StoredInstance]:
     """Return the stored instances that have these files. Raises IndexUnavailable."""
     with index.read() as connection:
-        return [StoredInstance(*row) for row in connection.execute(STORED.where(among(image.c.file_key, file_keys)))]
+        return _stored(connection, among(image.c.file_key, file_keys))
 
 
 def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:
@@ -180,9 +179,13 @@ def touch(index: Index, sop_instance_uids: Sequence[str], when: int) -> None:
     index.transact(lambda connection: connection.execute(update(image).where(chosen).values(last_used_at=when)))
 
 
+def _stored(connection: Connection, chosen: ColumnElement[bool]) -> list[StoredInstance]:
+    return [StoredInstance(*row) for row in connection.execute(STORED.where(chosen))]
+
+
 def _remove(connection: Connection, chosen: ColumnElement[bool]) -> list[StoredInstance]:
     parents = _lock_parents(connection, chosen)
-    removed = [StoredInstance(*row) for row in connection.execute(STORED.where(chosen))]
+    removed = _stored(connection, chosen)
     connection.execute(delete(image).where(chosen))
     for parent, child, reference in (
         (series, image, image.c.series_fk),
