@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pacs.cli.completion import complete_key
-from pacs.cli.options import Command
+from pacs.cli.options import Command, with_options
 from pacs.dicom.levels import LEVEL_SYNONYMS, PLURAL, USUAL_KEYS, QueryLevel, Root, level_named
 from pacs.errors import InvalidArgument
 from pacs.support.suggestion import suggestion
@@ -39,7 +39,7 @@ WORDS = "[LEVEL] [KEY=VALUE]..."
 
 
 class Selects(Enum):
-    """What a command does with keys, which decides about keys below the level and dates that PS3.5 does not have."""
+    """What a command does with its keys. Keys below the level, and dates as people type them, depend on it."""
 
     AT_A_PEER = auto()
     """Send them, which may ignore a key below the level: print a warning. Dates are sent as PS3.5 writes them."""
@@ -144,10 +144,7 @@ def query_options(
             check_levels(query, selects)
             command(*args, query=query, **arguments)
 
-        wrapped: Command = run
-        for option in reversed(_OPTIONS if selects is Selects.HERE else _OPTIONS + _MODELS):
-            wrapped = option(wrapped)
-        return wrapped
+        return with_options(*_OPTIONS, *(() if selects is Selects.HERE else _MODELS))(run)
 
     return decorate
 

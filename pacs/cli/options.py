@@ -1,7 +1,7 @@
 """Options of the commands that need the configuration."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import click
 from pacs.cli.completion import complete_setting
 
 if TYPE_CHECKING:
-    from pacs.config import Config
+    from pacs.config import Config, Sources
 
 Command = Callable[..., None]
 
@@ -29,29 +29,40 @@ def with_config(command: Command) -> Command:
 def with_config_loader(command: Command) -> Command:
     """Like `with_config`, but pass a function that loads the Config each time it is called."""
 
-    @config_option
-    @settings_option
-    @wraps(command)
-    def run(*, config_file: Path | None, settings: dict[str, Any], **arguments: Any) -> None:
+    def loader(file: Path | None, settings: dict[str, Any]) -> Callable[[], "Config"]:
         from pacs.config import load
 
-        command(lambda: load(config_file, None, settings), **arguments)
+        return lambda: load(file, None, settings)
 
-    return run
+    return _with_configuration(command, loader)
 
 
 def with_sources(command: Command) -> Command:
     """Add `--config` and `--set` to a command, and pass it the Sources of the configuration as first argument."""
 
+    def sources(file: Path | None, settings: dict[str, Any]) -> "Sources":
+        from pacs.config import read_sources
+
+        return read_sources(file, None, settings)
+
+    return _with_configuration(command, sources)
+
+
+def _with_configuration(command: Command, made: Callable[[Path | None, dict[str, Any]], Any]) -> Command:
+    """Add `--config` and `--set` to a command, and pass it what is made of them as first argument."""
+
     @config_option
     @settings_option
     @wraps(command)
     def run(*, config_file: Path | None, settings: dict[str, Any], **arguments: Any) -> None:
-        from pacs.config import read_sources
-
-        command(read_sources(config_file, None, settings), **arguments)
+        command(made(config_file, settings), **arguments)
 
     return run
+
+
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds options to a command, in this order."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 config_option = click.option(

@@ -5,10 +5,10 @@ notation of dcm4che.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +16,7 @@ import click
 from pacs.cli.completion import complete_file, complete_first, complete_peer, complete_title
 from pacs.cli.interrupt import interruptible
 from pacs.cli.matching_keys import complete_word
-from pacs.cli.options import Command, with_config_loader
+from pacs.cli.options import Command, with_config_loader, with_options
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
 from pacs.support.sockets import host_and_port, reached
@@ -59,7 +59,7 @@ def peer_command(metavar: str = "PEER", *, takes_words: bool = False) -> Callabl
 
     def decorate(command: Command) -> Command:
         @click.argument("words", nargs=-1, required=True, metavar=metavar, shell_complete=complete)
-        @_with(_OPTIONS)
+        @with_options(*_OPTIONS)
         @with_config_loader
         @wraps(command)
         def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
@@ -150,7 +150,7 @@ def configured_peers_command(command: Command) -> Command:
     options = [each for each in (*_ASSOCIATION_OPTIONS, *_IDENTITY_OPTIONS) if each is not _called_option]
 
     @click.argument("titles", nargs=-1, metavar="[AE_TITLE]...", shell_complete=complete_title)
-    @_with(options)
+    @with_options(*options)
     @with_config_loader
     @wraps(command)
     def run(read: Read, *, titles: tuple[str, ...], **arguments: Any) -> None:
@@ -166,12 +166,7 @@ def _titles(config: "Config") -> list[str]:
     return [each.ae_title for each in config.peers]
 
 
-def _with(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
-    """Return a decorator that adds options to a command."""
-    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
-
-
-identity_options = _with(_IDENTITY_OPTIONS)
+identity_options = with_options(*_IDENTITY_OPTIONS)
 """Adds `--user`, `--passcode-file` and `--token` to a command, for `user_of`."""
 
 

@@ -1,7 +1,6 @@
 """`pacs peers`: list, add, change, remove and verify peers."""
 
 from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,7 @@ import click
 
 from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import PARTLY, UNREACHABLE
-from pacs.cli.options import Command, with_config, with_sources
+from pacs.cli.options import with_config, with_options, with_sources
 from pacs.cli.output import json_option, show
 from pacs.cli.peer_options import configured_peers_command
 from pacs.cli.verbosity import say
@@ -135,9 +134,8 @@ _OPTIONS = (
 )
 
 
-def _peer_keys(command: Command) -> Command:
-    """Add an option for each key of a peer except its AE title, host and port."""
-    return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
+_peer_keys = with_options(*_OPTIONS)
+"""Adds an option for each key of a peer except its AE title, host and port."""
 
 
 @peers.command(short_help="Add a peer to peers.toml.")

@@ -4,6 +4,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import click
 from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.matching_keys import WORDS, QueryArguments, Selects, query_options
-from pacs.cli.options import Command, as_option
+from pacs.cli.options import Command, as_option, with_options
 from pacs.cli.output import plural, print_error, safe, size
 from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.cli.progress import transfer_progress
@@ -21,8 +23,6 @@ from pacs.cli.verbosity import say
 from pacs.errors import AssociationLost, OperationFailed
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
-
     from pacs.client import Committed, NotStored, Retrieved, Senders
     from pacs.dicom.commitment import Failure
 
@@ -52,11 +52,6 @@ _receive_key = click.option(
 )
 
 
-def receive_tls_options(command: Command) -> Command:
-    """Add the certificate with which this host accepts associations to a command."""
-    return _receive_cert(_receive_key(command))
-
-
 _PERSISTENCE = (
     click.option("--check", is_flag=True, help="Query PEER for what should arrive, and fail unless all of it has."),
     click.option(
@@ -68,17 +63,53 @@ _PERSISTENCE = (
         help="Time limit of the whole retrieve, with its retries.",
     ),
 )  # fmt: skip
-wait_option = click.option(
+_wait = click.option(
     "--wait", type=click.FloatRange(min=0), default=10.0, show_default=True, metavar="SECONDS",
     help="After the final response to a C-MOVE, wait at most this time after each instance for the next one.",
 )  # fmt: skip
 
 
-def persistence_options(command: Command) -> Command:
-    """Add `--check`, `--retries` and `--max-time`, which are passed to the client by these names."""
-    for option in reversed(_PERSISTENCE):
-        command = option(command)
-    return command
+persistence_options = with_options(*_PERSISTENCE)
+"""Adds `--check`, `--retries` and `--max-time`, which are passed to the client by these names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """How this host receives what a C-MOVE sends to it: the options of `reception_options`."""
+
+    port: int
+    others: tuple[str, ...]
+    certificate: str
+    key: str
+    wait: float
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for the client. Raises click.UsageError."""
+        from pacs.client import acceptor_tls
+
+        if self.key and not self.certificate:
+            raise click.UsageError("--receive-key needs --receive-cert")
+        tls = acceptor_tls(certificate=self.certificate, key=self.key) if self.certificate else None
+        return {"port": self.port, "senders": _senders(self.others), "tls": tls, "wait": self.wait}
+
+
+def reception_options(command: Command) -> Command:
+    """Add port, senders, certificate and `--wait` to a command, and pass it `reception`, a Reception."""
+
+    @with_options(port_option, from_option, _receive_cert, _receive_key, _wait)
+    @wraps(command)
+    def run(
+        *args: Any,
+        port: int,
+        others: tuple[str, ...],
+        receive_cert: str,
+        receive_key: str,
+        wait: float,
+        **arguments: Any,
+    ) -> None:
+        command(*args, reception=Reception(port, others, receive_cert, receive_key, wait), **arguments)
+
+    return run
 
 
 # --- store and commit --------------------------------------------------------------------------------------------
@@ -146,15 +177,6 @@ def _not_committed(done: "Committed", failed: "Failure") -> str:
     return f"{failed.reference.sop_instance_uid}: {why}"
 
 
-def _receive_tls(certificate: str, key: str) -> "SSLContext | None":
-    """Return the TLS settings of the options for reception, None without them. Raises click.UsageError."""
-    from pacs.client import acceptor_tls
-
-    if key and not certificate:
-        raise click.UsageError("--receive-key needs --receive-cert")
-    return acceptor_tls(certificate=certificate, key=key) if certificate else None
-
-
 def _senders(others: tuple[str, ...]) -> "Senders":
     return "anyone" if "anyone" in others else others or "peer"
 
@@ -197,10 +219,7 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
     help="Move destination; default: this host, into --to.",
 )
 @to_option
-@port_option
-@from_option
-@receive_tls_options
-@wait_option
+@reception_options
 @persistence_options
 def move(
     call: PeerCall,
@@ -208,11 +227,7 @@ def move(
     *,
     destination: str | None,
     folder: Path | None,
-    port: int,
-    others: tuple[str, ...],
-    receive_cert: str,
-    receive_key: str,
-    wait: float,
+    reception: Reception,
     **persistence: Any,
 ) -> None:
     """Make PEER send instances to another AE, -aem TITLE, or to this host, into --to FOLDER.
@@ -229,19 +244,8 @@ def move(
     with _retrieve_result() as set_result, transfer_progress("moving") as show_progress:
         common = {"model": query.root, "on_progress": show_progress, **persistence}
         if destination is None:
-            to, title, senders = folder or Path(), call.receives_as, _senders(others)
-            done = client.move_and_store(
-                peer,
-                identifier,
-                to=to,
-                ae_title=title,
-                port=port,
-                senders=senders,
-                wait=wait,
-                tls=_receive_tls(receive_cert, receive_key),
-                **common,
-            )
-            set_result(done, to)
+            to, common = folder or Path(), common | reception.arguments()
+            set_result(client.move_and_store(peer, identifier, to=to, ae_title=call.receives_as, **common), to)
         else:
             set_result(client.move(peer, identifier, destination=destination, **common))
 
@@ -269,21 +273,14 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, **persist
 @peer_command(f"PEER {WORDS}", takes_words=True)
 @query_options()
 @to_option
-@port_option
-@from_option
-@receive_tls_options
-@wait_option
+@reception_options
 @persistence_options
 def fetch(
     call: PeerCall,
     query: QueryArguments,
     *,
     folder: Path | None,
-    port: int,
-    others: tuple[str, ...],
-    receive_cert: str,
-    receive_key: str,
-    wait: float,
+    reception: Reception,
     **persistence: Any,
 ) -> None:
     """Retrieve instances into --to FOLDER: with C-GET if PEER supports it, else with C-MOVE to this host.
@@ -293,22 +290,10 @@ def fetch(
     """
     from pacs import client
 
-    peer, to, root, senders = call.alone(), folder or Path(), query.root, _senders(others)
+    peer, to = call.alone(), folder or Path()
     with _retrieve_result() as set_result, transfer_progress("fetching") as show_progress:
-        done = client.fetch(
-            peer,
-            query.identifier,
-            to=to,
-            ae_title=call.receives_as,
-            port=port,
-            senders=senders,
-            tls=_receive_tls(receive_cert, receive_key),
-            model=root,
-            on_progress=show_progress,
-            wait=wait,
-            **persistence,
-        )
-        set_result(done, to)
+        common = {"model": query.root, "on_progress": show_progress, **reception.arguments(), **persistence}
+        set_result(client.fetch(peer, query.identifier, to=to, ae_title=call.receives_as, **common), to)
 
 
 @contextmanager
