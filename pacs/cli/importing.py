@@ -32,7 +32,7 @@ STORED, KNOWN, REFUSED, LEFT_OUT = "stored", "already stored", "refused", "left 
 
 @dataclass(frozen=True, slots=True)
 class ImportedFile:
-    """What became of a file: a line of the report. `status` is what a C-STORE of it would be answered with."""
+    """What became of a file: a line of the report. `status` is the one that a C-STORE of it would get."""
 
     path: str
     outcome: str

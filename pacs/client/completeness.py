@@ -1,4 +1,4 @@
-"""What a retrieve should bring, by a C-FIND: for a PACS that reports no counts, or whose counts are to be checked."""
+"""Asks by C-FIND what a retrieve should bring: for a PACS that reports no counts, or whose counts are to be checked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -95,7 +95,7 @@ def text_of(peers_path: Path) -> str:
     """Return the text of a `peers.toml`, '' if there is none. Raises ConfigurationError."""
     try:
         peers_path.stat()
-    except OSError:  # there is none, or the folder is closed to this user, to whom the archive does not matter then
+    except OSError:  # no such file, or a user who may not read the folder, and so cannot use the archive either
         return ""
     try:
         return _read(peers_path).decode("utf-8-sig")

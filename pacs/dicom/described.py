@@ -107,7 +107,7 @@ def _private(lookup: Callable[[BaseTag, str], str], tag: int, creator: str) -> s
 
 @dataclass(slots=True)
 class _Level:
-    """What is known of a data set, the whole or an item, from the elements before."""
+    """What the elements so far say about the rest of a data set or an item."""
 
     tag: int
     terms: Terms
