@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -46,6 +47,9 @@ from pacs.support import private
 PROBE_SIZE = 1 << 16
 """Bytes written by `probe`."""
 
+FREE_SECONDS = 1.0
+"""The seconds between two looks at the free space while there is enough."""
+
 FEW = 32
 """Largest number of objects that are synced one by one, rather than by a sync of the whole file system."""
 
@@ -65,6 +69,8 @@ class LocalFiles:
     def __init__(self, root: Path, least_free: int = 0) -> None:
         self._root = root
         self.least_free = least_free
+        self._seen_free = 0, 0.0
+        """The least number of bytes that was found to be free, and the monotonic time until which that is believed."""
         self._folders = DurableFolders(root)
         self._drawing = threading.Lock()
         self._keys: ObjectKeys | None = None
@@ -225,12 +231,14 @@ class LocalFiles:
 
     def require_free(self) -> None:
         """Raise StorageUnavailable while fewer bytes are free than must stay free for other programs."""
-        if not self.least_free:
+        limit, until = self._seen_free
+        if not self.least_free or (limit == self.least_free and time.monotonic() < until):
             return
         with WRITING:
             disk = os.statvfs(self._root)
         if disk.f_bavail * disk.f_frsize < self.least_free:
             raise StorageUnavailable("No space left for files (less than limits.free_space)")
+        self._seen_free = self.least_free, time.monotonic() + FREE_SECONDS
 
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""

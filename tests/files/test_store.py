@@ -7,8 +7,10 @@ import resource
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
+from pacs.files import digest
+from pacs.files.buffer_pool import SMALL
+from pacs.files.digest import BESIDE
 from pacs.files.local import FEW, PIECE, LocalFiles
 from pacs.files.store import ObjectStore
 from tests.files.bad_sectors import damage_after_buffer
@@ -33,6 +38,11 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
         assert store.start() == 0
     yield store
     store.close()
+
+
+def raise_no_threads(_thread: threading.Thread) -> None:
+    """Start no thread, as a system that allows no more of them."""
+    raise RuntimeError("can't start new thread")
 
 
 def put(files: ObjectStore, *pieces: bytes) -> str:
@@ -66,6 +76,27 @@ class TestEveryStore:
         pieces = [piece * times for piece, times in cuts]
         files = LocalFiles(tmp_path_factory.mktemp("cut"))
         assert content(files, put(files, *pieces)) == HEAD + b"".join(pieces)
+
+    @pytest.mark.parametrize("has_threads", [True, False])
+    @pytest.mark.parametrize(
+        "pieces", [[0], [9], [BESIDE], [BESIDE - 1, 1], [7, BESIDE, 3], [*[9] * 9, SMALL], [SMALL, 1]]
+    )
+    def test_the_digest_is_that_of_all_bytes(
+        self, files: ObjectStore, monkeypatch: pytest.MonkeyPatch, pieces: list[int], has_threads: bool
+    ):
+        """At any time, in memory or in a file, with and without another thread that computes it."""
+        if not has_threads:
+            monkeypatch.setattr(threading.Thread, "start", raise_no_threads)
+            digest._THREADS.renew()
+        body = os.urandom(sum(pieces))
+        with files.create(len(HEAD)) as incoming:
+            for number, size in enumerate(pieces):
+                if number % 2:
+                    assert incoming.digest == sha256(body[: incoming.size]).hexdigest()
+                incoming.write(body[incoming.size : incoming.size + size])
+            assert incoming.digest == sha256(body).hexdigest()
+            incoming.commit(HEAD)
+        assert content(files, incoming.key) == HEAD + body
 
     @pytest.mark.parametrize("length", [0, 1, PIECE - 4, PIECE, 3 * PIECE + 1])
     def test_a_range_is_read_in_pieces(self, files: ObjectStore, length: int):
