@@ -110,7 +110,7 @@ MOVED = {
     "pacs.index.patterns": "pacs.index.dialects",
     "pacs.index.prepared": "pacs.index.statement_cache",
     "pacs.index.reconciling": "pacs.index.index_diff",
-    "pacs.index.siblings": "pacs.index.fast_insert",
+    "pacs.index.siblings": "pacs.index.addition",
     "pacs.index.turns": "pacs.index.write_lock",
     "pacs.index.upkeep": "pacs.index.maintenance",
     "pacs.listening": "pacs.support.sockets",
