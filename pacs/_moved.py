@@ -104,6 +104,7 @@ MOVED = {
     "pacs.gathering": "pacs.support.batch_queue",
     "pacs.health": "pacs.observability.health",
     "pacs.index.explaining": "pacs.index.query_plan",
+    "pacs.index.fast_insert": "pacs.index.addition",
     "pacs.index.fixed": "pacs.index.compiled_statement",
     "pacs.index.gathering": "pacs.index.group_commit",
     "pacs.index.held": "pacs.index.raw_connections",
