@@ -68,6 +68,11 @@ def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
     return _Contains(column, bindparam(None, part, String(), unique=True)) if is_storable(part) else false()
 
 
+def without_index(column: ColumnElement[str]) -> ColumnElement[str]:
+    """Return the value of `column` such that SQLite uses no index of it, neither for a condition nor for the order."""
+    return _WithoutIndex(column)
+
+
 def names_with_pieces(patient_key: ColumnElement[int], patterns: Sequence[str]) -> ColumnElement[bool] | None:
     """Return the condition that a patient's name has the longest pieces of a pattern, by SQLite's trigram index.
 
@@ -164,6 +169,21 @@ class _ListedNumber(_Operator):
 class _Matches(_Operator):
     inherit_cache = True
     sqlite = "({0} MATCH {1})"
+
+
+class _WithoutIndex(FunctionElement[str]):
+    type = String()
+    inherit_cache = True
+
+
+@compiles(_WithoutIndex, "sqlite")
+def _unary_plus(element: _WithoutIndex, compiler: SQLCompiler, **kw: Any) -> str:
+    return "+" + compiler.process(*element.clauses, **kw)
+
+
+@compiles(_WithoutIndex)
+def _unchanged(element: _WithoutIndex, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(*element.clauses, **kw)
 
 
 @compiles(_Operator, "sqlite")

@@ -4,6 +4,7 @@ Matches are in the byte order of the unique key of the level. Each page is a sho
 page is in memory, so that neither many matches nor a slow reader blocks anything.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -34,6 +35,9 @@ FEW = 10_000
 """SQLite starts a search from the rows of a level when the keys allow at most so many."""
 SCAN_LIMIT = 200_000
 """The most candidates that a query may match in Python because of its keys."""
+LISTED = 250_000
+"""The most ids of candidates in memory: the matches of so many start rows are sorted once, instead of reading all rows
+of the level in the order of the matches."""
 LIST_PART = 1000
 """The UIDs of a list that one statement has; the parts are in byte order, so that all matches are in order."""
 
@@ -144,21 +148,82 @@ def _accepted(candidates: list[_Candidate], matcher: "_RowMatcher", cancellation
 def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
     for part in parts(query):
         start_rows = _start_rows(index, part, cancellation)
-        after: tuple[str, ...] | None = None
-        limit = min(FIRST_PAGE, page)
-        while start_rows is None or start_rows.ids:
-            candidates = _page(index, part, _PagePosition(start_rows, after, limit), cancellation)
+        if start_rows is None or start_rows.ids:
+            yield from _pages_from(index, part, start_rows, cancellation, page)
+
+
+def _pages_from(
+    index: Index, query: Query, start_rows: "StartRows | None", cancellation: Cancellation, page: int
+) -> Iterator[list[_Candidate]]:
+    """Yield the first page at once where that is quick, and the others from a list where walking would be slow."""
+    position = _PagePosition(start_rows, None, min(FIRST_PAGE, page))
+    if begins_quickly(index, query, start_rows):
+        candidates = _page(index, query, position, cancellation)
+        yield candidates
+        if len(candidates) < position.limit:
+            return
+        position = _PagePosition(None, candidates[-1].unique_key(query.level), _next_limit(position.limit, page))
+    conditions = list_conditions(index, query, start_rows, cancellation)
+    if conditions is None:
+        yield from _walked_pages(index, query, position, cancellation, page)
+    else:
+        yield from _listed_pages(index, query, position, conditions, cancellation)
+
+
+def begins_quickly(index: Index, query: Query, start_rows: "StartRows | None") -> bool:
+    """Whether the first matches are found without reading many rows.
+
+    That is so from few start rows. With many, a walk in the order of the matches finds one soon, unless keys of several
+    levels exclude most of them.
+    """
+    if start_rows is not None:
+        return len(start_rows.ids) <= LARGEST_PAGE
+    return len(start_levels(index, query)) <= 1
+
+
+def _walked_pages(
+    index: Index, query: Query, position: "_PagePosition", cancellation: Cancellation, page: int
+) -> Iterator[list[_Candidate]]:
+    """Yield pages in the order of the unique key, each from where the last one ended."""
+    while True:
+        candidates = _page(index, query, position, cancellation)
+        yield candidates
+        if len(candidates) < position.limit:
+            return
+        after = candidates[-1].unique_key(query.level)
+        position = _PagePosition(None, after, _next_limit(position.limit, page))
+
+
+def _listed_pages(
+    index: Index, query: Query, position: "_PagePosition", conditions: list[Condition], cancellation: Cancellation
+) -> Iterator[list[_Candidate]]:
+    """Yield pages of candidates whose ids were listed before.
+
+    Each page checks all conditions and the order again, because a row may have changed since, and the id of a removed
+    row may be that of another one.
+    """
+    after, limit, listed = position.after, position.limit, LISTED
+    while listed == LISTED:
+        ids = _listed(index, query, after, conditions, cancellation)
+        listed, at = len(ids), 0
+        while at < listed:
+            chunk = tuple(ids[at : at + limit])
+            candidates = _page(index, query, _PagePosition(StartRows(query.level, chunk), after, limit), cancellation)
             yield candidates
-            if len(candidates) < limit:
-                break
-            after = candidates[-1].unique_key(query.level)
-            limit = _next_limit(limit, page, start_rows)
+            after = candidates[-1].unique_key(query.level) if candidates else after
+            at, limit = at + len(chunk), max(limit, LARGEST_PAGE if limit >= FIRST_PAGE else limit)
 
 
-def _next_limit(limit: int, page: int, start_rows: "StartRows | None") -> int:
-    """Return the size of the next page. With few start rows each page sorts all of them again, so pages are large."""
-    if start_rows is not None and limit >= FIRST_PAGE:
-        return LARGEST_PAGE
+def _listed(
+    index: Index, query: Query, after: tuple[str, ...] | None, conditions: list[Condition], cancellation: Cancellation
+) -> "array[int]":
+    """Return the ids of the next `LISTED` candidates, in the order of their unique key."""
+    with index.interruptible(cancellation) as connection:
+        rows = connection.execute(statements.listing(query, after, LISTED, *conditions))
+        return array("q", (row_id for (row_id,) in rows))
+
+
+def _next_limit(limit: int, page: int) -> int:
     return min(GROWTH * limit, page) if limit < page else max(page, min(2 * limit, LARGEST_PAGE))
 
 
@@ -184,8 +249,18 @@ def _rows(connection: Connection, query: Query, position: "_PagePosition") -> Se
         return statement_cache.execute(
             connection, statements.page_of, query, start_rows.level, limit, row_id=start_rows.ids[0]
         )
-    extra = [start_rows.condition] if start_rows is not None else []
-    return connection.execute(statements.page(query, position.after, limit, *extra)).all()
+    return connection.execute(page_statement(query, start_rows, position.after, limit)).all()
+
+
+def page_statement(
+    query: Query, start_rows: "StartRows | None", after: tuple[str, ...] | None, limit: int
+) -> Select[Any]:
+    """Return the statement of a page: the next `limit` candidates after a unique key, among the start rows."""
+    if start_rows is None:
+        return statements.page(query, after, limit)
+    if after is None and len(start_rows.ids) == 1:
+        return statements.page_of(query, start_rows.level, limit, start_rows.ids[0])
+    return statements.page_among(query, after, limit, start_rows.condition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +312,25 @@ def start_rows_at(index: Index, query: Query, level: QueryLevel, cancellation: C
     if len(found) > FEW:
         return None
     return StartRows(level, tuple(sorted({row_id for (row_id,) in found})))
+
+
+def list_conditions(
+    index: Index, query: Query, start_rows: StartRows | None, cancellation: Cancellation
+) -> list[Condition] | None:
+    """Return the conditions with which to list the candidates; None to walk through all rows in their order."""
+    if start_rows is not None:
+        return [start_rows.condition]
+    counts = {level: _number_of_start_rows(index, query, level, cancellation) for level in start_levels(index, query)}
+    level = min(counts, key=lambda each: counts[each], default=None)
+    if level is None or counts[level] > LISTED:
+        return None
+    return [TABLES[level].c.id.in_(statements.start_rows(query, level))]
+
+
+def _number_of_start_rows(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> int:
+    """Return the number of rows at a level that its keys allow; at most one more than `LISTED`."""
+    (row,) = _all(index, statements.number_of_start_rows(query, level, LISTED + 1), cancellation)
+    return int(next(iter(row.values())))
 
 
 def _start_conditions(index: Index, query: Query, cancellation: Cancellation) -> list[Condition]:
