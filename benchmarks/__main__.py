@@ -7,28 +7,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import chart, report
 from benchmarks.associations import idle, setup
-from benchmarks.bench import Bench, Row, say
+from benchmarks.bench import Bench, Row, Sustained, say
 from benchmarks.client import RequestFailed
 from benchmarks.convert import convert
 from benchmarks.find import find
-from benchmarks.ingest import raw, storescu
 from benchmarks.memory import memory
 from benchmarks.million import million
 from benchmarks.move import move
 from benchmarks.peers import SYSTEMS
 from benchmarks.processes import NotRunning
 from benchmarks.report import Report
+from benchmarks.results import Results
+from benchmarks.shapes import SHAPES
+from benchmarks.storescu import storescu
+from benchmarks.sustained import encrypted, sustained
 from benchmarks.workers import workers
 
 Family = Callable[[Bench], Iterator[Row]]
 
 FAMILIES: dict[str, Family] = {
     "storescu": storescu,
-    "ingest": raw,
+    "sustained": sustained,
+    "tls": encrypted,
     "find": find,
     "move": move,
     "convert": convert,
@@ -40,23 +45,19 @@ FAMILIES: dict[str, Family] = {
 }
 """All measurements by their name for `--only`."""
 
-LARGE = ("memory", "million")
-"""Measurements that need minutes and gigabytes; they run with --large, if named with --only, or small with --quick."""
+DEFAULT = ("storescu", "sustained", "find", "move", "setup", "idle")
+"""The measurements without options: they end within 25 minutes."""
+
+EVERYTHING = Sustained(shapes=tuple(SHAPES), associations=(1, 4, 16))
+"""What is stored with --all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the started processes are ended
-    bench = Bench(
-        runs=options.runs or (1 if options.quick else 5),
-        quick=options.quick,
-        chosen=options.systems or tuple(SYSTEMS),
-        settings=options.set,
-        parent=options.folder,
-    )
-    large = options.large or options.quick
-    names = options.only or [name for name in FAMILIES if large or name not in LARGE]
+    bench = _bench(options)
+    names = options.only or [name for name in FAMILIES if options.all or options.quick or name in DEFAULT]
     rows: list[Row] = []
     failed = [name for name in names if not _run_family(FAMILIES[name], bench, rows)]
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
@@ -74,16 +75,31 @@ def _run_family(family: Family, bench: Bench, rows: list[Row]) -> bool:
     return True
 
 
+def _bench(options: argparse.Namespace) -> Bench:
+    """Return the settings for these options; those that change a measurement are told in the results file."""
+    extent = EVERYTHING if options.all else Sustained()
+    given = {name: getattr(options, name) for name in ("shapes", "associations", "seconds", "warm_up")}
+    quick = {"seconds": 0.5, "warm_up": 0.1} if options.quick else {}
+    extent = replace(extent, **quick | {name: value for name, value in given.items() if value is not None})
+    same = {"quick": options.quick, "set": options.set, "seconds": extent.seconds, "warm_up": extent.warm_up}
+    return Bench(
+        runs=options.runs or (1 if options.quick else 5 if options.all else 3),
+        quick=options.quick,
+        chosen=options.systems or tuple(SYSTEMS),
+        settings=options.set,
+        parent=options.folder,
+        results=Results(options.results, same, options.again),
+        sustained=extent,
+    )
+
+
 def _write(written: Report, options: argparse.Namespace) -> None:
-    if options.json:
-        sys.stdout.write(report.as_json(written))
-    elif sys.stdout.isatty():
+    if sys.stdout.isatty():
         report.show(written)
     else:
         sys.stdout.write(report.markdown(written))
     if options.out:
-        content = report.as_json(written) if options.out.suffix == ".json" else report.markdown(written)
-        options.out.write_text(content, encoding="utf-8")
+        options.out.write_text(report.markdown(written), encoding="utf-8")
     if options.chart:
         options.chart.write_text(chart.svg(written.rows), encoding="utf-8")
 
@@ -92,13 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition(": ")[2])
     add = parser.add_argument
     add("--quick", action="store_true", help="use small loads and one run, to test the benchmarks themselves")
-    add("--large", action="store_true", help=f"also measure {' and '.join(LARGE)}: 2 GB instances, 1,000,000 studies")
+    add("--all", action="store_true", help="measure everything, in five runs: many hours")
     add(
         "--only",
         nargs="+",
         choices=FAMILIES,
         metavar="NAME",
-        help=f"measurements to run: {', '.join(FAMILIES)} (default: all but the large ones)",
+        help=f"measurements to run: {', '.join(FAMILIES)} (default: {', '.join(DEFAULT)})",
     )
     add(
         "--systems",
@@ -107,7 +123,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"servers to measure: {', '.join(SYSTEMS)} (default: all that are installed)",
     )
-    add("--runs", type=_positive, help="number of interleaved runs (default: 5; 1 with --quick)")
+    add("--runs", type=_positive, help="number of interleaved runs (default: 3; 5 with --all, 1 with --quick)")
+    add(
+        "--shapes",
+        nargs="+",
+        choices=SHAPES,
+        metavar="NAME",
+        help=f"shapes to store: {', '.join(SHAPES)} (default: {', '.join(Sustained.shapes)})",
+    )
+    add(
+        "--associations",
+        nargs="+",
+        type=_positive,
+        metavar="N",
+        help="numbers of associations that store (default: 1 4)",
+    )
+    add("--seconds", type=float, help="seconds for which storing is measured (default: 30)")
+    add("--warm-up", type=float, metavar="SECONDS", help="seconds of storing before (default: 5)")
     add(
         "--set",
         action="append",
@@ -116,8 +148,15 @@ def _parser() -> argparse.ArgumentParser:
         help="setting of this archive, as for `pacs serve`; may be given several times",
     )
     add("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for all data, on a real disk")
-    add("--json", action="store_true", help="print JSON instead of a table")
-    add("--out", type=Path, metavar="FILE", help="also write the table to FILE; JSON if it ends in .json")
+    add(
+        "--results",
+        type=Path,
+        default=Path("benchmarks.jsonl"),
+        metavar="FILE",
+        help="file that has each finished cell as a line of JSON; an interrupted run goes on (default: %(default)s)",
+    )
+    add("--again", action="store_true", help="measure again what the results file has")
+    add("--out", type=Path, metavar="FILE", help="also write the table to FILE")
     add("--chart", type=Path, metavar="FILE", help="draw the medians in FILE as SVG")
     return parser
 

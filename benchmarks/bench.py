@@ -7,15 +7,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from statistics import median
+from typing import Protocol, TypeVar
 
 from benchmarks import peers
 from benchmarks.client import RequestFailed
-from benchmarks.peers import System
+from benchmarks.peers import Site, System
+from benchmarks.processes import NotRunning
+from benchmarks.results import Cell, Results
 
 
 class Better(Enum):
@@ -50,8 +53,65 @@ class Row:
         return median(values) if values else None
 
 
-Measure = Callable[[System, int], Sequence[float]]
+class Named(Protocol):
+    """A system, or what stands for one."""
+
+    @property
+    def name(self) -> str:
+        """The name of the column."""
+
+
+Subject = TypeVar("Subject", bound=Named)
+
+Measure = Callable[[Subject, int], Sequence[float]]
 """Measures a system in one run; returns one value for each line."""
+
+
+class Archive:
+    """A system that starts when it is first needed, and can be begun again with an empty archive."""
+
+    def __init__(self, name: str, site: Site) -> None:
+        self.name = name
+        self._site = site
+        self._stack = ExitStack()
+        self._system: System | None = None
+        self._prepared = False
+
+    @property
+    def system(self) -> System:
+        """The running system."""
+        if self._system is None:
+            self._system = self._stack.enter_context(peers.SYSTEMS[self.name](self._site))
+        return self._system
+
+    def once(self, prepare: Callable[[System], object]) -> System:
+        """Return the running system after a preparation that an archive needs once."""
+        if not self._prepared:
+            prepare(self.system)
+            self._prepared = True
+        return self.system
+
+    def size(self) -> int:
+        """Return the bytes that it has on the disk."""
+        if self._system is None:
+            return 0
+        return sum(entry.stat().st_size for entry in self._site.folder.rglob("*") if entry.is_file())
+
+    def close(self) -> None:
+        """End the system and remove its folder; the next use begins with an empty archive."""
+        self._stack.close()
+        self._system, self._prepared = None, False
+        shutil.rmtree(self._site.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """How long stores are measured, of which shapes, on how many associations."""
+
+    shapes: Sequence[str] = ("one-a-study", "ct-512kB")
+    associations: Sequence[int] = (1, 4)
+    seconds: float = 30.0
+    warm_up: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +123,8 @@ class Bench:
     chosen: Sequence[str] = tuple(peers.SYSTEMS)
     settings: Sequence[str] = ()
     parent: Path = Path(tempfile.gettempdir())
+    results: Results | None = None
+    sustained: Sustained = Sustained()
 
     def of(self, usual: int, quick: int) -> int:
         """Return the size of a load, depending on --quick."""
@@ -84,16 +146,37 @@ class Bench:
 
         With `uncompressed` their move destination accepts only uncompressed transfer syntaxes.
         """
+        with self.folder() as folder, peers.systems(self.installed(names), folder, self.settings, uncompressed) as all_:
+            yield all_
+
+    @contextmanager
+    def archives(self, *names: str, encrypted: bool = False) -> Iterator[list[Archive]]:
+        """Prepare those of these systems that were chosen and are installed; each starts at its first use."""
+        with self.folder() as folder, ExitStack() as stack:
+            certificate = peers.make_certificate(folder) if encrypted else None
+            sites = {
+                name: Site(folder / name, settings=self.settings, certificate=certificate)
+                for name in self.installed(names)
+            }
+            archives = [Archive(name, site) for name, site in sites.items()]
+            for each in archives:
+                stack.callback(each.close)
+            yield archives
+
+    def installed(self, names: Sequence[str]) -> list[str]:
+        """Return those of these systems that were chosen and are installed."""
         wanted = [name for name in names if name in self.chosen]
         for name in wanted:
             if not peers.is_installed(name):
                 say(f"{name} is not installed")
-        there = [name for name in wanted if peers.is_installed(name)]
-        with self.folder() as folder, peers.systems(there, folder, self.settings, uncompressed) as started:
-            yield started
+        return [name for name in wanted if peers.is_installed(name)]
 
     def interleave(
-        self, lines: Sequence[Line], systems: Sequence[System], measure: Measure, eased: Mapping[str, str] | None = None
+        self,
+        lines: Sequence[Line],
+        systems: Sequence[Subject],
+        measure: Measure[Subject],
+        eased: Mapping[str, str] | None = None,
     ) -> list[Row]:
         """Measure each system in turn, once for each run. A system that fails is omitted from then on.
 
@@ -105,19 +188,37 @@ class Bench:
             for system in systems:
                 if system.name in failed:
                     continue
-                say(f"{lines[0].key}: run {run + 1} of {self.runs}, {system.name}")
-                os.sync()
-                try:
-                    values = measure(system, run)
-                except (OSError, RequestFailed, subprocess.SubprocessError) as error:
+                cell = self._cell(lines, system, run, measure)
+                if cell.failure:
                     failed.add(system.name)
-                    say(f"{system.name} failed: {error}")
-                    for row in rows:
-                        row.notes[system.name] = f"failed: {error}"
-                    continue
-                for row, value in zip(rows, values, strict=True):
-                    row.values.setdefault(system.name, []).append(value)
+                for row in rows:
+                    _take(row, cell)
         return rows
+
+    def _cell(self, lines: Sequence[Line], system: Subject, run: int, measure: Measure[Subject]) -> Cell:
+        """Return a finished cell of the results file, or measure it and add it there."""
+        key = lines[0].key
+        found = self.results.finished(key, system.name, run) if self.results else None
+        say(f"{key}: run {run + 1} of {self.runs}, {system.name}{' (finished before)' if found else ''}")
+        if found:
+            return found
+        os.sync()
+        try:
+            values = measure(system, run)
+        except (OSError, RequestFailed, NotRunning, subprocess.SubprocessError) as error:
+            say(f"{system.name} failed: {error}")
+            return Cell(system.name, run, {}, failure=str(error))
+        cell = Cell(system.name, run, {line.key: value for line, value in zip(lines, values, strict=True)})
+        if self.results:
+            self.results.add(cell)
+        return cell
+
+
+def _take(row: Row, cell: Cell) -> None:
+    if cell.failure:
+        row.notes[cell.system] = f"failed: {cell.failure}"
+    else:
+        row.values.setdefault(cell.system, []).append(cell.values[row.line.key])
 
 
 def say(sentence: str) -> None:

@@ -5,6 +5,7 @@ come from the server. Optionally it delays acknowledgements, as most clients do.
 """
 
 import socket as sockets
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,11 +52,20 @@ class Association:
     """An open association with a server on this machine."""
 
     def __init__(
-        self, port: int, called: str, contexts: Sequence[ProposedContext] = (STORAGE,), *, delays: bool = False
+        self,
+        port: int,
+        called: str,
+        contexts: Sequence[ProposedContext] = (STORAGE,),
+        *,
+        delays: bool = False,
+        secure: bool = False,
     ) -> None:
+        """Associate; `delays` acknowledgements as most clients do; `secure` uses TLS."""
         self._socket = sockets.create_connection(("127.0.0.1", port), PATIENCE)
         self._socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         self._received, self._at, self._delays = b"", 0, delays
+        if secure:
+            self._socket = _without_verification().wrap_socket(self._socket)
         self.send(wire.associate_rq(called, contexts))
         kind, body = self._pdu()
         if kind != ASSOCIATE_AC:
@@ -121,6 +131,13 @@ class Association:
             if not self._delays:
                 wire.acknowledge_at_once(self._socket)
             self._received, self._at = self._received[self._at :] + piece, 0
+
+
+def _without_verification() -> ssl.SSLContext:
+    """Return a TLS context that accepts every certificate: the server is on this machine."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 # --- storing -----------------------------------------------------------------------------------------------------

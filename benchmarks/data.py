@@ -25,6 +25,11 @@ _numbers = itertools.count(1)
 """Numbers the studies that this process sends."""
 
 
+def next_number() -> int:
+    """Return a number that this process has not used for a study."""
+    return next(_numbers)
+
+
 # --- data sets with places to fill -------------------------------------------------------------------------------
 
 

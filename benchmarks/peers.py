@@ -1,7 +1,7 @@
 """The measured systems: this archive, three other servers, and the limit. Each is a process of its own.
 
 Every system writes to a folder of its own on the same disk, listens on a free port of 127.0.0.1, and knows the sink as
-the move destination SINK. They have their default configuration, except for longer PDUs and enough associations.
+the move destination SINK. `pacs` has its default configuration, and so has `orthanc`, except that it syncs its files.
 """
 
 import json
@@ -32,6 +32,32 @@ class System:
     folder: Path
     most_studies: int = 10**9
     most_associations: int = 10**9
+    most_senders: int = 10**9
+    """Associations that may store at the same time."""
+    secure: bool = False
+    """The port takes associations with TLS."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The PEM files of a certificate, its private key, and the authority that signed it."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+def make_certificate(folder: Path) -> Certificate:
+    """Write a certificate for this machine."""
+    import trustme
+
+    made = Certificate(folder / "certificate.pem", folder / "key.pem", folder / "authority.pem")
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(made.authority)
+    issued.cert_chain_pems[0].write_to_path(made.certificate)
+    issued.private_key_pem.write_to_path(made.key)
+    return made
 
 
 @dataclass(frozen=True)
@@ -41,31 +67,39 @@ class Site:
     folder: Path
     sink_port: int = 1
     settings: Sequence[str] = field(default=())
+    certificate: Certificate | None = None
+    """With a certificate the associations are encrypted."""
 
 
 Start = Callable[[Site], AbstractContextManager[System]]
 
 
 @contextmanager
-def pacs(site: Site, url: str = "", name: str = "pacs", workers: int = 1) -> Iterator[System]:
-    """Run this archive, by default on SQLite, with `workers` processes."""
-    port = free_port()
+def pacs(site: Site, url: str = "", name: str = "pacs", workers: int | None = None) -> Iterator[System]:
+    """Run this archive as it ships, by default on SQLite; `workers` is the number of processes where it is set."""
+    port, secure_port = free_port(), free_port() if site.certificate else 0
     site.folder.mkdir(parents=True, exist_ok=True)
     configuration = site.folder / "config.toml"
     configuration.write_text(
-        f'[server]\nport = {port}\nworkers = {workers}\n[database]\nurl = "{url or "sqlite:///pacs.db"}"\n'
-        f'[files]\nurl = "files"\n[web]\nenabled = false\n'
-        f"[limits]\nassociations = 200\nassociations_per_address = 0\nassociations_per_ae = 0\n"
+        f"[server]\nport = {port}\n{f'workers = {workers}' if workers else ''}\n"
+        f'[database]\nurl = "{url or "sqlite:///pacs.db"}"\n[files]\nurl = "files"\n[web]\nport = 0\n'
         f'[[peers]]\nae_title = "{SINK}"\nhost = "127.0.0.1"\nport = {site.sink_port}\n'
+        f"{_tls(site.certificate, secure_port)}"
     )
     settings = [part for each in site.settings for part in ("--set", each)]
     command = [sys.executable, "-m", "pacs", "serve", "--config", configuration, *settings]
     with running(command, site.folder, port, {"PYTHONPATH": str(REPOSITORY)}) as pid:
-        yield System(name, "PACS", port, pid, site.folder)
+        yield System(name, "PACS", secure_port or port, pid, site.folder, secure=bool(secure_port))
+
+
+def _tls(made: Certificate | None, port: int) -> str:
+    if made is None:
+        return ""
+    return f'[tls]\nenabled = true\nport = {port}\ncertificate = "{made.certificate}"\nkey = "{made.key}"\n'
 
 
 @contextmanager
-def pacs_on_postgres(site: Site, name: str = "pacs-postgres", workers: int = 1) -> Iterator[System]:
+def pacs_on_postgres(site: Site, name: str = "pacs-postgres", workers: int | None = None) -> Iterator[System]:
     """Run this archive with a PostgreSQL server of its own."""
     site.folder.mkdir(parents=True)
     with postgres(site.folder) as url, pacs(site, url, name, workers) as system:
@@ -88,24 +122,48 @@ def orthanc(site: Site, name: str = "orthanc", **more: object) -> Iterator[Syste
         "DicomAlwaysAllowStore": True,
         "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowMove": True,
-        "DicomThreadsCount": 128,
-        "MaximumPduLength": MAX_PDU,
         "DicomModalities": {"sink": [SINK, "127.0.0.1", site.sink_port]},
+        **_orthanc_tls(site.certificate),
         **more,
     }
     (site.folder / "orthanc.json").write_text(json.dumps(settings))
     with running([program("Orthanc"), site.folder / "orthanc.json"], site.folder, port) as pid:
-        yield System(name, "ORTHANC", port, pid, site.folder)
+        yield System(name, "ORTHANC", port, pid, site.folder, secure=site.certificate is not None)
+
+
+def _orthanc_tls(made: Certificate | None) -> dict[str, object]:
+    if made is None:
+        return {}
+    return {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(made.certificate),
+        "DicomTlsPrivateKey": str(made.key),
+        "DicomTlsTrustedCertificates": str(made.authority),
+        "DicomTlsRemoteCertificateRequired": False,
+    }
+
+
+TUNED: dict[str, object] = {
+    "DicomThreadsCount": 128,
+    "MaximumPduLength": MAX_PDU,
+    "StoreMD5ForAttachments": False,
+}
+"""What makes Orthanc faster without making it less durable."""
+
+
+def orthanc_tuned(site: Site, name: str = "orthanc-tuned", **more: object) -> AbstractContextManager[System]:
+    """Run Orthanc with enough threads, long PDUs and without its own digests."""
+    return orthanc(site, name, **TUNED, **more)
 
 
 def orthanc_on_database(site: Site) -> AbstractContextManager[System]:
-    """Run Orthanc with C-FIND responses from its database only."""
-    return orthanc(site, "orthanc-db", StorageAccessOnFind="Never")
+    """Run a tuned Orthanc with C-FIND responses from its database only."""
+    return orthanc_tuned(site, "orthanc-db", StorageAccessOnFind="Never")
 
 
 def orthanc_with_gdcm(site: Site) -> AbstractContextManager[System]:
-    """Run Orthanc with its plugin that converts images with GDCM instead of DCMTK."""
-    return orthanc(site, "orthanc-gdcm", Plugins=[str(GDCM_PLUGIN)])
+    """Run a tuned Orthanc with its plugin that converts images with GDCM instead of DCMTK."""
+    return orthanc_tuned(site, "orthanc-gdcm", Plugins=[str(GDCM_PLUGIN)])
 
 
 @contextmanager
@@ -121,7 +179,7 @@ def dcmqrscp(site: Site) -> Iterator[System]:
         f"AETable BEGIN\nDCMQRSCP {storage} RW (500, 1024mb) ANY\nAETable END\n"
     )
     with running([program("dcmqrscp"), "-c", configuration], site.folder, port) as pid:
-        yield System("dcmqrscp", "DCMQRSCP", port, pid, site.folder, most_studies=480)
+        yield System("dcmqrscp", "DCMQRSCP", port, pid, site.folder, most_studies=480, most_senders=3)
 
 
 @contextmanager
@@ -164,15 +222,20 @@ def _limit(name: str, folder: Path, port: int, *arguments: object) -> Iterator[S
 
 
 WORKERS = {
-    "SQLite": {1: "pacs", 2: "pacs-2", 4: "pacs-4"},
-    "PostgreSQL": {1: "pacs-postgres", 2: "pacs-postgres-2", 4: "pacs-postgres-4"},
+    "SQLite": {1: "pacs-1", 2: "pacs-2", 4: "pacs-4"},
+    "PostgreSQL": {1: "pacs-postgres-1", 2: "pacs-postgres-2", 4: "pacs-postgres-4"},
 }
-"""This archive with several workers: the system names by database and number of workers."""
+"""This archive with a set number of workers: the system names by database and number of workers."""
+
+POSTGRES = ("pacs-postgres", *WORKERS["PostgreSQL"].values())
 
 SYSTEMS: dict[str, Start] = {
+    "pacs": pacs,
     **{name: partial(pacs, name=name, workers=count) for count, name in WORKERS["SQLite"].items()},
+    "pacs-postgres": pacs_on_postgres,
     **{name: partial(pacs_on_postgres, name=name, workers=count) for count, name in WORKERS["PostgreSQL"].items()},
     "orthanc": orthanc,
+    "orthanc-tuned": orthanc_tuned,
     "orthanc-db": orthanc_on_database,
     "orthanc-gdcm": orthanc_with_gdcm,
     "dcmqrscp": dcmqrscp,
@@ -182,16 +245,19 @@ SYSTEMS: dict[str, Start] = {
 }
 """Starts each system, in the order of the columns of the table."""
 
-PEERS = ("orthanc", "orthanc-db", "orthanc-gdcm", "dcmqrscp", "qrscp")
+PEERS = ("orthanc", "orthanc-tuned", "orthanc-db", "orthanc-gdcm", "dcmqrscp", "qrscp")
 """The systems that this archive is compared with."""
 
-NEEDS = {"orthanc": "Orthanc", "orthanc-db": "Orthanc", "orthanc-gdcm": "Orthanc", "dcmqrscp": "dcmqrscp"}
+NEEDS = {
+    **dict.fromkeys(("orthanc", "orthanc-tuned", "orthanc-db", "orthanc-gdcm"), "Orthanc"),
+    "dcmqrscp": "dcmqrscp",
+}
 """The program that must be installed for a system."""
 
 
 def is_installed(name: str) -> bool:
     """Return whether a system is installed."""
-    if name in WORKERS["PostgreSQL"].values():
+    if name in POSTGRES:
         from benchmarks.postgres import programs
 
         return programs() is not None

@@ -1,16 +1,13 @@
-"""The results as a table with colours on a terminal, as Markdown when piped, or as JSON."""
+"""The results as a table with colours on a terminal, as Markdown when piped."""
 
-import json
-import os
-import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 
 from benchmarks.bench import Better, Row
 from benchmarks.goals import GoalResult, goal_results, ratio
 from benchmarks.peers import PEERS, SYSTEMS
+from benchmarks.results import machine
 from benchmarks.workers import Best, best
 
 HEADINGS = ("what", "unit")
@@ -40,18 +37,6 @@ class Report:
 
 Table = tuple[list[str], list[list[str]]]
 """The headings and the cells of a table."""
-
-
-def machine() -> str:
-    """Return a description of the machine, without its name."""
-    model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), "")
-    memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
-    facts = (f"{os.cpu_count()} cores", model, f"{memory / 2**20:.0f} GB of memory", platform.system())
-    return ", ".join(filter(None, (*facts, f"Python {platform.python_version()}")))
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def results(rows: Sequence[Row]) -> Table:
@@ -140,18 +125,6 @@ def _markdown_table(table: Table) -> list[str]:
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def as_json(report: Report) -> str:
-    """Return the report as JSON, with the values of all runs."""
-    found = [
-        {**asdict(row.line), "better": row.line.better.value, "values": row.values, "notes": row.notes}
-        for row in report.rows
-    ]
-    judged = [{"goal": each.goal.title, "value": each.value, "reached": each.reached} for each in report.goal_results]
-    whole = {"command": report.command, "machine": machine(), "quick": report.quick, "rows": found, "goals": judged}
-    whole["workers"] = [asdict(each) for each in best(report.rows)]
-    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
 def show(report: Report) -> None:

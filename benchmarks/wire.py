@@ -76,15 +76,23 @@ def number_of(command: bytes, tag: int) -> int:
     return int.from_bytes(command_value(command, tag), "little")
 
 
-def store_command(sop_instance_uid: str, message_id: int) -> bytes:
-    """Return the command set of a C-STORE-RQ of a CT image."""
-    elements = {SOP_CLASS: CT_IMAGE_STORAGE, FIELD: C_STORE, MESSAGE_ID: message_id, PRIORITY: 0}
+def store_command(sop_instance_uid: str, message_id: int, sop_class: str = CT_IMAGE_STORAGE) -> bytes:
+    """Return the command set of a C-STORE-RQ."""
+    elements = {SOP_CLASS: sop_class, FIELD: C_STORE, MESSAGE_ID: message_id, PRIORITY: 0}
     return command_set(elements | {DATA_SET_TYPE: DATA_SET, SOP_INSTANCE: sop_instance_uid})
 
 
-def store_rq(context: int, sop_instance_uid: str, message_id: int, data: bytes, longest: int) -> bytes:
-    """Return all PDUs of a C-STORE-RQ of a CT image; `longest` is the maximum length of a PDU."""
-    command = wire.fragment(context, COMMAND | LAST, store_command(sop_instance_uid, message_id))
+def store_rq(
+    context: int,
+    sop_instance_uid: str,
+    message_id: int,
+    data: bytes,
+    longest: int,
+    *,
+    sop_class: str = CT_IMAGE_STORAGE,
+) -> bytes:
+    """Return all PDUs of a C-STORE-RQ; `longest` is the maximum length of a PDU."""
+    command = wire.fragment(context, COMMAND | LAST, store_command(sop_instance_uid, message_id, sop_class))
     return command + wire.fragments(context, 0, data, longest)
 
 

@@ -8,16 +8,22 @@ from functools import partial
 from math import prod
 
 from benchmarks import client, wire
-from benchmarks.bench import Bench, Better, Line, Row
+from benchmarks.bench import Archive, Bench, Better, Line, Row
 from benchmarks.client import Association
 from benchmarks.data import Study
 from benchmarks.find import PLAIN, fill
-from benchmarks.ingest import SECONDS, measure_ingest
-from benchmarks.peers import WORKERS, System
+from benchmarks.peers import WORKERS
+from benchmarks.shapes import SHAPES
+from benchmarks.sustained import measure_shape
 
 ASSOCIATIONS = (4, 16)
 
+SHAPES_STORED = ("one-a-study", "ct-512kB")
+
 STUDIES = 2000
+
+SECONDS = 3.0
+"""How long queries are asked."""
 
 PREFIX = "workers."
 """The prefix of the keys of these lines."""
@@ -25,19 +31,16 @@ PREFIX = "workers."
 
 def workers(bench: Bench) -> Iterator[Row]:
     """Measure ingest and C-FIND on 4 and 16 associations, on both databases."""
-    with bench.systems(*(name for names in WORKERS.values() for name in names.values())) as systems:
-        for size, most in (("9 kB", bench.of(4000, 32)), ("512 kB", bench.of(400, 16))):
+    with bench.archives(*(name for names in WORKERS.values() for name in names.values())) as archives:
+        for key in SHAPES_STORED:
             for count in ASSOCIATIONS:
-                key = f"{PREFIX}ingest.{size.replace(' ', '')}.{count}"
-                yield from measure_ingest(bench, systems, key, size=size, associations=count, most=most)
-        studies = bench.of(STUDIES, 20)
-        for system in systems:
-            fill(system, studies)
+                yield measure_shape(bench, archives, SHAPES[key], count, f"{PREFIX}{key}")[0]
+    with bench.archives(*(name for names in WORKERS.values() for name in names.values())) as archives:
         for count in ASSOCIATIONS:
-            yield from _measure_queries(bench, systems, count, studies)
+            yield from _measure_queries(bench, archives, count, bench.of(STUDIES, 20))
 
 
-def _measure_queries(bench: Bench, systems: Sequence[System], count: int, studies: int) -> list[Row]:
+def _measure_queries(bench: Bench, archives: Sequence[Archive], count: int, studies: int) -> list[Row]:
     """Measure queries by Patient ID on several associations."""
     title = f"studies by Patient ID, {count} associations"
     line = Line(f"{PREFIX}find.{count}", title, "C-FIND/s", Better.MORE)
@@ -45,7 +48,8 @@ def _measure_queries(bench: Bench, systems: Sequence[System], count: int, studie
     identifiers = [wire.identifier("STUDY", {**dict.fromkeys(PLAIN, ""), **each}) for each in keys]
     seconds = SECONDS if not bench.quick else 0.2
 
-    def measure(system: System, _run: int) -> list[float]:
+    def measure(archive: Archive, _run: int) -> list[float]:
+        system = archive.once(partial(fill, studies=studies))
         with ExitStack() as stack:
             opened = [Association(system.port, system.ae_title, [client.QUERY]) for _ in range(count)]
             associations = [stack.enter_context(each) for each in opened]
@@ -54,7 +58,7 @@ def _measure_queries(bench: Bench, systems: Sequence[System], count: int, studie
             pairs = zip(associations, parts, strict=True)
             return [sum(client.together([partial(_ask_until, *pair, end) for pair in pairs])) / seconds]
 
-    return bench.interleave([line], systems, measure)
+    return bench.interleave([line], archives, measure)
 
 
 def _ask_until(association: Association, identifiers: Sequence[bytes], end: float) -> int:

@@ -45,8 +45,12 @@ def among(column: ColumnElement[Any], values: Sequence[Comparable]) -> ColumnEle
     possible = [value for value in values if is_storable(value) and isinstance(value, column.type.python_type)]
     if len(possible) <= FEW:
         return column.in_(possible) if len(possible) != 1 else column == possible[0]
-    listed = _ListedNumber if column.type.python_type is int else _ListedText
-    return listed(column, bindparam(None, json.dumps(possible), String(), unique=True))
+    return is_listed(column, bindparam(None, json.dumps(possible), String(), unique=True))
+
+
+def is_listed(column: ColumnElement[Any], values: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that `column` equals any of `values`, an array in JSON."""
+    return (_ListedNumber if column.type.python_type is int else _ListedText)(column, values)
 
 
 def resembles(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
@@ -66,6 +70,11 @@ def resembles(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
 def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
     """Return the condition that `column` contains `part` literally."""
     return _Contains(column, bindparam(None, part, String(), unique=True)) if is_storable(part) else false()
+
+
+def without_index(column: ColumnElement[str]) -> ColumnElement[str]:
+    """Return the value of `column` such that SQLite uses no index of it, neither for a condition nor for the order."""
+    return _WithoutIndex(column)
 
 
 def names_with_pieces(patient_key: ColumnElement[int], patterns: Sequence[str]) -> ColumnElement[bool] | None:
@@ -164,6 +173,21 @@ class _ListedNumber(_Operator):
 class _Matches(_Operator):
     inherit_cache = True
     sqlite = "({0} MATCH {1})"
+
+
+class _WithoutIndex(FunctionElement[str]):
+    type = String()
+    inherit_cache = True
+
+
+@compiles(_WithoutIndex, "sqlite")
+def _unary_plus(element: _WithoutIndex, compiler: SQLCompiler, **kw: Any) -> str:
+    return "+" + compiler.process(*element.clauses, **kw)
+
+
+@compiles(_WithoutIndex)
+def _unchanged(element: _WithoutIndex, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(*element.clauses, **kw)
 
 
 @compiles(_Operator, "sqlite")

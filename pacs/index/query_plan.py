@@ -21,7 +21,7 @@ from pacs.dicom.query import DateTimeRange, Matching, Query, SoundsLike
 from pacs.index import search, statements
 from pacs.index.criteria import Condition, columns_of
 from pacs.index.database import Index
-from pacs.index.search import FEW, FIRST_PAGE, StartRows
+from pacs.index.search import FEW, FIRST_PAGE, LISTED, StartRows
 from pacs.index.tables import SOUNDS, TABLES
 from pacs.support.cancellation import Cancellation
 
@@ -91,8 +91,20 @@ def of_query(index: Index, query: Query, cancellation: Cancellation) -> tuple[Pl
     if start_rows is not None and not start_rows.ids:
         return start_statements  # the search ends here
     of_several = f", for the first of {len(parts)} parts of the list of UID" if len(parts) > 1 else ""
-    page = statements.page(parts[0], None, FIRST_PAGE, *_start_conditions(start_rows))
-    return (*start_statements, _planned(index, f"the first {FIRST_PAGE} candidates{of_several}", page))
+    purpose, statement = _first_statement(index, parts[0], start_rows, cancellation)
+    return (*start_statements, _planned(index, f"{purpose}{of_several}", statement))
+
+
+def _first_statement(
+    index: Index, query: Query, start_rows: StartRows | None, cancellation: Cancellation
+) -> tuple[str, Any]:
+    """Return the purpose and the statement of what is read first after the start rows."""
+    with index.interruptible(cancellation) as connection:
+        is_quick = search.begins_quickly(connection, query, start_rows)
+        conditions = None if is_quick else search.list_conditions(connection, query, start_rows)
+    if conditions is not None:
+        return "the ids of all candidates", statements.listing(query, None, LISTED, *conditions)
+    return f"the first {FIRST_PAGE} candidates", search.page_statement(query, start_rows, None, FIRST_PAGE)
 
 
 def of_retrieve(index: Index, query: Query, cancellation: Cancellation) -> tuple[PlannedStatement, ...]:
@@ -111,8 +123,11 @@ def _start_rows(
 ) -> tuple[tuple[PlannedStatement, ...], StartRows | None]:
     """Return the statements that look for few start rows, and those rows."""
     start_statements: list[PlannedStatement] = []
-    for level in search.start_levels(index, query):
-        start_rows = search.start_rows_at(index, query, level, cancellation)
+    with index.interruptible(cancellation) as connection:
+        found = [
+            (each, search.start_rows_at(connection, query, each)) for each in search.start_levels(connection, query)
+        ]
+    for level, start_rows in found:
         purpose = f"start rows: at most {FEW} rows of {TABLES[level].name}"
         rows = FEW + 1 if start_rows is None else len(start_rows.ids)
         start_statements.append(_planned(index, purpose, statements.few_rows(query, level, FEW + 1), rows))

@@ -4,7 +4,7 @@ SQL decides about attributes with columns. An irregular row (`pacs.dicom.row_ele
 that its columns cannot decide, and is matched in Python afterwards, like keys on attributes without columns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -28,7 +28,7 @@ from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import DateTimeRange, Key, Names, Query
 from pacs.index.computed import computed_criterion
 from pacs.index.criteria import Condition, combined_criterion, key_criterion
-from pacs.index.dialects import names_with_pieces
+from pacs.index.dialects import names_with_pieces, without_index
 from pacs.index.tables import TABLES, image, patient, series, study
 from pacs.index.writer import STORED
 
@@ -62,14 +62,38 @@ def page(query: Query, after: tuple[str, ...] | None, limit: int, *extra: Condit
 
     The last columns are the unique key, in the order of `ORDER`.
     """
-    order = ORDER[query.level]
+    return _next(_candidates(query).where(*extra), ORDER[query.level], after, limit)
+
+
+def page_among(query: Query, after: tuple[str, ...] | None, limit: int, *extra: Condition) -> Select[Any]:
+    """Select the same as `page` where `extra` allows few rows: SQLite begins with those, not with the unique key."""
+    return _next(_candidates(query).where(*extra), _order_without_index(query.level), after, limit)
+
+
+def listing(query: Query, after: tuple[str, ...] | None, limit: int, *extra: Condition) -> Select[Any]:
+    """Select only the ids of what `page_among` selects."""
+    ids = select(TABLES[query.level].c.id).select_from(_joined(query.level)).where(*conditions(query), *extra)
+    return _next(ids, _order_without_index(query.level), after, limit)
+
+
+def _candidates(query: Query) -> Select[Any]:
     columns = [column for level in levels_to(query.level) for column in _row_columns(level)]
     if query.level is IMAGE:
         columns.append(image.c.file_key)
-    found = select(*columns, *order).select_from(_joined(query.level)).where(*conditions(query), *extra)
+    return select(*columns, *ORDER[query.level]).select_from(_joined(query.level)).where(*conditions(query))
+
+
+def _next(
+    candidates: Select[Any], order: Sequence[ColumnElement[str]], after: tuple[str, ...] | None, limit: int
+) -> Select[Any]:
+    """Select the next `limit` of some candidates after the unique key `after`."""
     if after is not None:
-        found = found.where(tuple_(*order) > tuple_(*after) if len(order) > 1 else order[0] > after[0])
-    return found.order_by(*order).limit(limit)
+        candidates = candidates.where(tuple_(*order) > tuple_(*after) if len(order) > 1 else order[0] > after[0])
+    return candidates.order_by(*order).limit(limit)
+
+
+def _order_without_index(level: QueryLevel) -> list[ColumnElement[str]]:
+    return [without_index(column) for column in ORDER[level]]
 
 
 def page_of(query: Query, level: QueryLevel, limit: int, row_id: int) -> Select[Any]:
@@ -78,10 +102,20 @@ def page_of(query: Query, level: QueryLevel, limit: int, row_id: int) -> Select[
 
 
 def few_rows(query: Query, level: QueryLevel, limit: int) -> CompoundSelect[Any]:
-    """Select the ids of at most `limit` rows at `level` that its keys allow, on SQLite; an id may occur twice."""
+    """Select at most `limit` of the ids of `start_rows`."""
+    return start_rows(query, level).limit(limit)
+
+
+def start_rows(query: Query, level: QueryLevel) -> CompoundSelect[Any]:
+    """Select the ids of the rows at `level` that its keys allow, on SQLite; an id may occur twice."""
     key, decided = TABLES[level].c.id, [*_column_conditions(query, level)]
-    regular = [select(key).where(*start, *decided) for start in _start_conditions(query, level)]
-    return union_all(*regular, select(key).where(TABLES[level].c.irregular)).limit(limit)
+    regular = [select(key).where(*start, *decided).correlate(None) for start in _start_conditions(query, level)]
+    return union_all(*regular, select(key).where(TABLES[level].c.irregular))
+
+
+def number_of_start_rows(query: Query, level: QueryLevel, most: int) -> Select[Any]:
+    """Count what `start_rows` selects, up to `most`."""
+    return select(func.count()).select_from(few_rows(query, level, most).subquery())
 
 
 def _start_conditions(query: Query, level: QueryLevel) -> list[tuple[Condition, ...]]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,50 +16,79 @@ from benchmarks.report import Report, markdown
 
 REPOSITORY = Path(__file__).parents[2]
 
+RESULTS = "benchmarks.jsonl"
 
-def run(*arguments: object) -> str:
-    """Run `python -m benchmarks --quick` and return its standard output."""
-    command = [sys.executable, "-m", "benchmarks", "--quick", *map(str, arguments)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=50, check=False)
+
+def run(folder: Path, *arguments: object) -> str:
+    """Run `python -m benchmarks --quick` with data and results in a folder, and return its standard output."""
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--folder", folder, "--results", folder / RESULTS]
+    done = subprocess.run(
+        [*map(str, command), *map(str, arguments)], cwd=REPOSITORY, capture_output=True, timeout=50, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of the results file."""
+    return [json.loads(line) for line in (folder / RESULTS).read_text().splitlines()]
+
+
+def values(folder: Path) -> dict[str, float]:
+    """Return all values of the results file by their keys."""
+    return {key: value for each in results(folder) for key, value in each["values"].items()}
 
 
 def test_the_benchmark_prints_a_table_and_draws_a_chart(tmp_path):
     """The Markdown table has a value for each system in each line, and the SVG is valid XML."""
     chart = tmp_path / "chart.svg"
-    printed = run("--only", "setup", "move", "--systems", "pacs", "sink", "--folder", tmp_path, "--chart", chart)
+    printed = run(tmp_path, "--only", "setup", "move", "--systems", "pacs", "sink", "--chart", chart)
     table = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
     assert table[0] == ["what", "unit", "pacs", "sink"]
     assert [cells[0].partition(",")[0] for cells in table[2:4]] == ["association set-up"] * 2
     assert all(float(cells[2]) > 0 and float(cells[3]) > 0 for cells in table[2:4])
     assert len(table) == 6
     assert ElementTree.parse(chart).getroot().tag.endswith("svg")
-    assert [path.name for path in tmp_path.iterdir()] == ["chart.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmarks.jsonl", "chart.svg"]
 
 
 def test_the_benchmark_moves_compressed_images_to_an_uncompressed_destination(tmp_path):
     """From each transfer syntax."""
-    rows = json.loads(run("--only", "convert", "--systems", "pacs", "--json", "--folder", tmp_path))["rows"]
-    assert [row["key"] for row in rows] == [f"convert.{each}" for each in ("jls", "jpeg", "j2k", "htj2k", "rle")]
-    assert all(row["values"]["pacs"][0] > 0 for row in rows), [row["notes"] for row in rows]
+    run(tmp_path, "--only", "convert", "--systems", "pacs")
+    written = values(tmp_path)
+    assert list(written) == [f"convert.{each}" for each in ("jls", "jpeg", "j2k", "htj2k", "rle")]
+    assert all(value > 0 for value in written.values())
 
 
-def test_the_benchmark_stores_and_finds_and_writes_json(tmp_path):
-    """The stored studies are found, and JSON has the value of every run."""
-    written = json.loads(
-        run("--only", "find", "ingest", "--systems", "pacs", "--json", "--runs", 1, "--folder", tmp_path)
-    )
-    values = {row["key"]: row["values"]["pacs"] for row in written["rows"]}
-    assert len(values["find.all.rate"]) == len(values["ingest.512kB.16.mb"]) == 1
-    titles = {row["key"]: row["title"] for row in written["rows"]}
-    assert titles["find.all.last"].endswith("(100 matches)")
-    assert titles["find.patient_id.last"].endswith("(1 match)")
+def test_the_benchmark_finds_what_it_stored(tmp_path):
+    """The titles have the number of matches."""
+    printed = run(tmp_path, "--only", "find", "--systems", "pacs")
+    assert "studies all: last response (100 matches)" in printed
+    assert "studies by Patient ID: last response (1 match)" in printed
+
+
+def test_each_finished_cell_is_a_line_of_json_and_is_not_measured_again(tmp_path):
+    """An interrupted run goes on with the cells that are missing, and a line that was cut off is one of them."""
+    arguments = ("--only", "sustained", "--systems", "pacs", "--shapes", "one-a-study", "department")
+    first = run(tmp_path, *arguments, "--associations", 1, 2)
+    written = results(tmp_path)
+    assert [(next(iter(each["values"])), each["system"], each["run"]) for each in written] == [
+        (f"sustained.{shape}.{associations}", "pacs", 0)
+        for shape in ("one-a-study", "department") for associations in (1, 2)
+    ]  # fmt: skip
+    assert all(each["commit"] and each["machine"] and each["date"] and each["versions"] for each in written)
+    assert values(tmp_path)["sustained.one-a-study.2"] > 0
+    file = tmp_path / RESULTS
+    file.write_text(file.read_text()[:-20])
+    second = run(tmp_path, *arguments, "--associations", 1, 2)
+    assert second.splitlines()[4:7] == first.splitlines()[4:7], "the finished cells, as they were measured"
+    assert file.read_text().count("sustained.department.2.p99") == 2, "the line that was cut off, and a whole one"
+    assert json.loads(file.read_text().splitlines()[-1])["values"]["sustained.department.2"] > 0
 
 
 def test_the_benchmark_reports_the_best_number_of_workers(tmp_path):
     """Of the measured numbers, for each load and for all loads."""
-    printed = run("--only", "workers", "--systems", "pacs", "pacs-2", "--folder", tmp_path)
+    printed = run(tmp_path, "--only", "workers", "--systems", "pacs-1", "pacs-2")
     tables = [[each.strip("| ").split(" | ") for each in part.splitlines()] for part in printed.split("\n\n")]
     (judged,) = (table for table in tables if table[0][0] == "database")
     assert [cells[:2] for cells in judged[2:]][-1] == ["SQLite", "all of these"]

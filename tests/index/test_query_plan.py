@@ -4,11 +4,11 @@ import pytest
 from sqlalchemy import Engine, event
 
 from pacs.dicom.levels import QueryLevel
-from pacs.index import query_plan, search, writer
+from pacs.index import query_plan, search, statements, writer
 from pacs.index.query_plan import ALONG, WHOLE, source_of
 from pacs.support.cancellation import Cancellation
 from tests.dicom.build import ask
-from tests.index.instances import dataset, fill
+from tests.index.instances import dataset, fill, study
 
 STUDY_UID = "1.2.3"
 
@@ -97,6 +97,27 @@ def test_the_start_rows_of_sqlite_are_shown_with_their_number(index):
         assert len(others) == 1
     else:
         assert not others
+
+
+def test_the_list_of_many_candidates_does_not_walk_through_all_rows(index, executed, monkeypatch):
+    """With more start rows than a page, SQLite lists them by the index of their column, and sorts their ids."""
+    monkeypatch.setattr(search, "LARGEST_PAGE", 1)
+    fill(index, *(study(number, StudyDate="20260101") for number in range(1, 4)))
+    query = ask(StudyDate="20260101-20260131")
+    if index.is_sqlite:
+        for few in (10_000, 1):
+            monkeypatch.setattr(search, "FEW", few)
+            with index.read() as connection:
+                conditions = search.list_conditions(connection, query, None)
+            listing = statements.listing(query, ("1.2.1",), 10, *conditions)
+            plan = query_plan._planned(index, "", listing)
+            assert plan.is_indexed, plan.plan
+            assert "sorts the rows" in plan.access
+        monkeypatch.setattr(search, "FEW", 10_000)
+        *_, shown = query_plan.of_query(index, query, Cancellation())
+        list(search.matches(index, query, Cancellation()))
+        assert shown.purpose == "the ids of all candidates"
+        assert (" ".join(shown.sql.split()), shown.parameters) in executed
 
 
 def test_a_pattern_is_shown_in_the_syntax_of_the_database(index):

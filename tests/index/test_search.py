@@ -441,6 +441,41 @@ def test_start_rows_do_not_change_the_matches(index: Index, monkeypatch: pytest.
     assert search.count(index, query(IMAGE, both), STUDY, Cancellation()) == 1
 
 
+@pytest.mark.parametrize(
+    ("few", "listed", "largest"), [(0, 1, 4), (0, 100, 1), (7, 100, 4), (100, 2, 1), (100, 100, 4), (100, 100, 2000)]
+)
+def test_listed_candidates_are_the_same_matches(
+    index: Index, monkeypatch: pytest.MonkeyPatch, few: int, listed: int, largest: int
+):
+    """From few start rows, from a list of their ids or several, and by a walk; with keys of one level and of two."""
+    for name, value in {"FEW": few, "LISTED": listed, "LARGEST_PAGE": largest, "FIRST_PAGE": 2}.items():
+        monkeypatch.setattr(search, name, value)
+    dates = ["20260101", "20260102", "20270101"]
+    for number in range(1, 10):
+        name = ["DOE^JANE", "ROE"] if number == 7 else f"DOE^{number}" if number % 4 else "ROE"
+        fill(index, study(number, f"P{number}", StudyDate=dates[number % 3], PatientName=name))
+    month, doe = {"StudyDate": Range("20260101", "20260131")}, {"PatientName": Names((("doe*",),))}
+
+    def uids(level: QueryLevel, keys: dict[str, Matching]) -> list[str]:
+        return [_unique_key(match) for match in answers(index, query(level, keys), page=min(largest, 3))]
+
+    assert uids(STUDY, month) == [f"1.2.{number}" for number in (1, 3, 4, 6, 7, 9)]
+    assert uids(STUDY, doe) == [f"1.2.{number}" for number in (1, 2, 3, 5, 6, 7, 9)]
+    assert uids(PATIENT, doe) == [f"P{number}" for number in (1, 2, 3, 5, 6, 7, 9)]
+    for level, ending in ((STUDY, ""), (SERIES, ".1"), (IMAGE, ".1.1")):
+        assert uids(level, month | doe) == [f"1.2.{number}{ending}" for number in (1, 3, 6, 7, 9)]
+
+
+def test_a_listed_candidate_that_matches_no_more_is_no_match(index: Index):
+    """Between the list and its page, one is removed, and one is stored again with another name."""
+    fill(index, *(study(number, f"P{number}", PatientName="DOE") for number in range(1, 7)))
+    reading = answers(index, query(STUDY, {"PatientName": Names((("doe",),))}), page=1)
+    first = [_unique_key(next(reading)) for _ in range(2)]
+    writer.remove(index, ["1.2.4.1.1", "1.2.5.1.1"])
+    fill(index, study(4, "P4", PatientName="ROE"))
+    assert [*first, *map(_unique_key, reading)] == ["1.2.1", "1.2.2", "1.2.3", "1.2.6"]
+
+
 def test_a_query_that_cannot_match_does_not_use_the_database(index: Index):
     """A reversed range or a query without keys has no matches."""
     fill(index, dataset(1))
