@@ -18,6 +18,7 @@ from pacs.cli.instance_argument import explained, find_instance, instance_argume
 from pacs.cli.options import with_config_loader
 from pacs.cli.output import print_error, safe
 from pacs.errors import InstanceUnreadable, PacsError, UndecodableDataSet
+from pacs.support.regular_files import open_regular
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -75,7 +76,7 @@ def dump(read_config: Callable[[], Config], what: str, *, paths: Paths, as_json:
 
     with find_instance(what, read_config) as found, ExitStack() as stack:
         with reading(what):
-            file = stack.enter_context(found.open("rb") if isinstance(found, Path) else found.open())
+            file = stack.enter_context(open_regular(found) if isinstance(found, Path) else found.open())
             head = find_data_set(file)
             meta = file_meta_bytes(file, head.data_offset)
         encoding = encoding_of(head.transfer_syntax)

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,7 +14,7 @@ import click
 from pacs.cli.archive import EXAMPLES, open_archive
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.options import with_config
-from pacs.cli.output import print_error, safe
+from pacs.cli.output import csv_row, print_error, safe
 from pacs.cli.progress import progress_bar
 from pacs.cli.reasons import print_reasons
 from pacs.cli.verbosity import Verbosity, say, verbosity
@@ -56,7 +56,8 @@ def _report_path(_ctx: click.Context, _parameter: click.Parameter, path: Path | 
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH...")
 @click.option(
     "--report", type=click.Path(dir_okay=False, path_type=Path), callback=_report_path, metavar="FILE.csv|FILE.json",
-    help="Write what became of each file: path, outcome, reason, status, SOP Instance UID.",
+    help="Write what became of each file: path, outcome, reason, status, SOP Instance UID. "
+    "CSV is escaped as by `pacs ls`.",
 )  # fmt: skip
 @with_config
 def import_(config: "Config", paths: Sequence[Path], report: Path | None) -> None:
@@ -169,12 +170,12 @@ class _Csv:
     """A report with a line for each file, below the names of the columns."""
 
     def __init__(self, out: TextIO) -> None:
-        self._out, self._writer = out, csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        self._writer.writeheader()
+        self._out, self._writer = out, csv.writer(out, lineterminator="\n")
+        self._writer.writerow(COLUMNS)
 
     def add(self, imported: ImportedFile) -> None:
         """Write a line."""
-        self._writer.writerow(asdict(imported))
+        self._writer.writerow(csv_row(astuple(imported)))
 
     def close(self) -> None:
         """Close the file."""

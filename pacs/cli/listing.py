@@ -81,7 +81,8 @@ def ls(
 
     Keys match as in `pacs find`, the level is that of the lowest key or STUDY: pacs ls series PatientID=P1 -k Modality.
     The output is a table on a terminal, else CSV, or with --json JSON. UIDs are in a table only where they are asked
-    for, by -k KEY or --columns. A table longer than the terminal is shown in $PAGER.
+    for, by -k KEY or --columns. A table longer than the terminal is shown in $PAGER. In CSV, unprintable characters are
+    escaped, and an apostrophe is put before what a spreadsheet would take for a formula; JSON has the exact values.
     """
     shown = columns or _columns(query, as_json=as_json)
     order = sort or NEWEST_FIRST[query.level]

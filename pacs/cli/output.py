@@ -1,4 +1,8 @@
-"""Output of the commands: tables on a terminal, CSV in a pipe, JSON with `--json`."""
+"""Output of the commands: tables on a terminal, CSV in a pipe, JSON with `--json`.
+
+Texts come from peers and files. JSON has them exactly. In tables and CSV unprintable characters are escaped, because a
+terminal may interpret them; in CSV an apostrophe is put before what a spreadsheet would take for a formula.
+"""
 
 import csv
 import json
@@ -6,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +20,13 @@ Row = Sequence[Any]
 
 LONGEST_CELL, NARROWEST = 400, 8
 """Maximum number of characters of a value in a table, and the minimum width of a column."""
+
+_FORMULA = re.compile(r"[-+=@\t\r\n\uff0b\uff0d\uff1d\uff20]")
+"""The first character of a formula, also in full width."""
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:\\{_NUMBER})*", re.ASCII)
+"""A number, or several separated by backslashes, which no spreadsheet takes for a formula."""
 
 json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -74,12 +86,30 @@ def _csv(columns: Sequence[str], rows: Iterable[Row]) -> int:
     writer, count = csv.writer(sys.stdout, lineterminator="\n"), 0
     for row in rows:
         if not count:
-            writer.writerow(columns)
-        writer.writerow(row)
+            writer.writerow(csv_row(columns))
+        writer.writerow(csv_row(row))
         count += 1
     if not count:
-        writer.writerow(columns)
+        writer.writerow(csv_row(columns))
     return count
+
+
+def csv_row(row: Row) -> list[Any]:
+    """Return a row for CSV whose texts neither a terminal nor a spreadsheet interprets."""
+    return [_csv_text(each) if isinstance(each, str) else each for each in row]
+
+
+def _csv_text(text: str) -> str:
+    """Escape unprintable characters, except for spaces and line breaks, and put an apostrophe before a formula."""
+    if not text.isprintable():
+        kept = "\t\r\n" if "\n" in text else "\t"  # the writer quotes no cell because of a CR alone
+        text = "".join(each if each in kept or _is_space(each) else safe(each) for each in text)
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBERS.fullmatch(text) else text
+
+
+def _is_space(character: str) -> bool:
+    """Return whether a character is a space, such as the ideographic one of Japanese names."""
+    return unicodedata.category(character) == "Zs"
 
 
 def show_json(value: Any) -> None:

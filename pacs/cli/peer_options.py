@@ -188,13 +188,17 @@ _TOKEN = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 """A signed JSON Web Token: its first part is the Base64 of a text that begins with {"."""
 
 
+LONGEST_SECRET = 65536
+"""Characters of a first line that are read, at most: a device such as /dev/zero has no line end."""
+
+
 def _secret(file: str, option: str) -> str:
     """Return the first line of a file, '' without a file. Raises click.BadParameter."""
     if not file:
         return ""
     try:
         with click.open_file(file, encoding="utf-8") as opened:
-            secret = str(opened.readline()).rstrip("\r\n")
+            secret = str(opened.readline(LONGEST_SECRET)).rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "expected text in UTF-8"
         raise click.BadParameter(f"cannot read {file!r} ({why})", param_hint=option) from error

@@ -23,6 +23,7 @@ from pacs.cli.terminal_picture import (
 )
 from pacs.errors import StorageUnavailable, UndecodableDataSet
 from pacs.pixels.rendering import FUNCTIONS, JPEG, PNG, RAW, Window
+from pacs.support.regular_files import open_regular
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -112,7 +113,7 @@ def _frames(what: str, read_config: "Callable[[], Config]") -> "Iterator[Frames]
             yield stack.enter_context(service.frames(found.instance))
             return
         with reading(what):
-            file = stack.enter_context(found.open("rb"))
+            file = stack.enter_context(open_regular(found))
             head = part10.find_data_set(file)
             try:
                 frames = Frames(file, head.transfer_syntax, stack.enter_context(DecoderPool(1)))

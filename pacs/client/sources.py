@@ -38,6 +38,7 @@ from pacs.errors import (
     UndecodableDataSet,
 )
 from pacs.support.folders import files_under
+from pacs.support.regular_files import open_regular
 
 _UIDS = (SOP_CLASS_UID, SOP_INSTANCE_UID)
 _TO_THE_PIXELS = (*_UIDS, PIXEL_DATA)
@@ -58,7 +59,7 @@ class Instance:
     def open(self) -> BinaryIO:
         """Open a file positioned at the data set. Raises InstanceUnreadable."""
         try:
-            file = io.BytesIO(_written(self.what)) if isinstance(self.what, Dataset) else self.what.open("rb")
+            file = io.BytesIO(_written(self.what)) if isinstance(self.what, Dataset) else open_regular(self.what)
         except OSError as error:
             raise InstanceUnreadable(f"The file cannot be read: {error.strerror or error}") from error
         if isinstance(self.what, Dataset):
@@ -132,7 +133,7 @@ def is_image(instance: Instance) -> bool:
 
 def instance_in(path: Path) -> Instance:
     """Return the instance in a file. Raises UndecodableDataSet if there is none, and OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = part10.find_data_set(file)
         is_long = os.fstat(file.fileno()).st_size > LONGEST
         plain = None if is_long else plain_uids(file, head.transfer_syntax)

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pacs.config.error_messages import wording
 from pacs.config.model import LISTS
-from pacs.config.sources import parse, validate
+from pacs.config.sources import parse, read_file, validate
 from pacs.errors import ConfigurationError
 from pacs.faults.model import Fault, Scenario
 from pacs.support.suggestion import suggestion
@@ -56,8 +56,8 @@ def load_scenario(file_or_name: str | Path) -> Scenario:
     Raises ConfigurationError that lists all errors: key, value, what was expected.
     """
     path = Path(file_or_name)
-    if path.is_file():
-        return scenario_of(parse(_read(path), path), path)
+    if path.exists() and not path.is_dir():
+        return scenario_of(parse(read_file(path, "scenario file"), path), path)
     preset = resources.files("pacs.config") / "scenarios" / f"{path.name}.toml"
     if str(path) != path.name or not preset.is_file():
         why = f"no scenario file or preset {str(file_or_name)!r}"
@@ -85,13 +85,6 @@ def scenario_of(table: Mapping[str, Any], file: Path) -> Scenario:
 
 def _is_settable(key: str) -> bool:
     return key.startswith(SETTABLE) and key not in PROTECTED
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {str(file)!r} ({error.strerror})") from error
 
 
 def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

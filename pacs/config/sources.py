@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pacs.config.error_messages import error_messages, keys
 from pacs.config.model import LISTS, REMOVED, Config, FilesSection, PeersContent, Section
 from pacs.errors import ConfigurationError
+from pacs.support.regular_files import read_regular
 
 PREFIX = "PACS_"
 SECRET_SUFFIX = "_FILE"  # noqa: S105 - not a secret
@@ -75,7 +76,7 @@ def read_sources(
 ) -> Sources:
     """Read the sources of `load`, without a check of keys and values. Raises ConfigurationError."""
     file = find_file(file)
-    content = _read(file) if file else b""
+    content = read_file(file, "configuration file") if file else b""
     table = parse(content, file) if file else {}
     variables = os.environ if environment is None else environment
     return Sources(file, content.decode("utf-8-sig"), table, _from_environment(variables), flags or {})
@@ -98,7 +99,7 @@ def text_of(peers_path: Path) -> str:
     except OSError:  # no such file, or a user who may not read the folder, and so cannot use the archive either
         return ""
     try:
-        return _read(peers_path).decode("utf-8-sig")
+        return read_file(peers_path, "peers file").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{str(peers_path)!r} is not TOML in UTF-8: {error}") from error
 
@@ -131,17 +132,18 @@ def revalidated(config: Config) -> Config:
 def find_file(file: Path | None) -> Path | None:
     """Return `file`, or ./config.toml if it exists, else None. Raises ConfigurationError if `file` does not exist."""
     if file is None:
-        return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
-    if not file.is_file():
+        return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else None
+    if not file.exists():
         raise ConfigurationError(f"configuration file {str(file)!r} does not exist; check --config or PACS_CONFIG")
     return file
 
 
-def _read(file: Path) -> bytes:
+def read_file(file: Path, what: str) -> bytes:
+    """Return the content of a regular file; `what` it is, for the error. Raises ConfigurationError."""
     try:
-        return file.read_bytes()
+        return read_regular(file)
     except OSError as error:
-        raise ConfigurationError(f"cannot read configuration file {str(file)!r} ({error.strerror})") from error
+        raise ConfigurationError(f"cannot read {what} {str(file)!r} ({error.strerror})") from error
 
 
 def parse(content: bytes, file: Path) -> dict[str, Any]:
@@ -273,9 +275,10 @@ def _refuse_single_underscores(environment: Mapping[str, str]) -> None:
 
 def _secret(name: str, path: str) -> str:
     try:
-        return Path(path).read_text("utf-8").strip()
+        return read_regular(path).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{name}: cannot read file {path!r}") from error
+        why = getattr(error, "strerror", None) or "expected text in UTF-8"
+        raise ConfigurationError(f"{name}: cannot read file {path!r} ({why})") from error
 
 
 def _json(name: str, text: str) -> Any:

@@ -91,7 +91,7 @@ class Index:
         self._group_commit = GroupCommit(
             lambda work: self._transact(work, self._write_shared),
             self._run_on_driver,
-            self._failures,
+            (*self._failures, LostRace),
         )
         self._raw_writers = RawConnections(self._engine, 1)
         self._raw_readers = RawConnections(self._engine, connections // 4, _set_autocommit)

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
@@ -35,6 +35,7 @@ from pacs.recording.sniffer import (
     SniffedEvent,
     SniffedMessage,
 )
+from pacs.support.regular_files import open_regular
 
 VERSION = 1
 COMMAND_FIELD = 0x0100
@@ -162,19 +163,27 @@ def _command(fields: Mapping[str, Any]) -> Command:
 
 
 def read(path: Path) -> list[RecordedAssociation]:
-    """Return the associations of a recording, in the order of their beginning. Raises RecordingUnusable, OSError."""
+    """Return the associations of a recording, in the order of their beginning. Raises RecordingUnusable."""
+    try:
+        with open_regular(path) as stream:
+            return _associations(stream, path.name)
+    except OSError as error:
+        raise RecordingUnusable(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _associations(stream: BinaryIO, name: str) -> list[RecordedAssociation]:
+    """Return the associations of a recording; `name` is that of its file. Raises RecordingUnusable."""
     associations: dict[int, RecordedAssociation] = {}
     left = MAX_PIXEL_BYTES
-    with path.open("rb") as stream:
-        for number, text in enumerate(stream, 1):
-            try:
-                line = json.loads(text.decode())
-                left -= count_zeros(line)
-                if left < 0:
-                    raise ValueError(f"expected at most {MAX_PIXEL_BYTES} bytes of pixels")
-                _read_line(line, associations, is_first=number == 1)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise RecordingUnusable(f"{path.name}, line {number}: {_reason(error)}") from error
+    for number, text in enumerate(stream, 1):
+        try:
+            line = json.loads(text.decode())
+            left -= count_zeros(line)
+            if left < 0:
+                raise ValueError(f"expected at most {MAX_PIXEL_BYTES} bytes of pixels")
+            _read_line(line, associations, is_first=number == 1)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RecordingUnusable(f"{name}, line {number}: {_reason(error)}") from error
     return list(associations.values())
 
 

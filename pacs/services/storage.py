@@ -47,6 +47,7 @@ from pacs.observability.events import Event, InstanceRefused, InstanceStored, No
 from pacs.services.parent_refresh import refresh
 from pacs.services.replaced import read_current
 from pacs.services.stored_file import headers_of, read_stored_file
+from pacs.support.regular_files import open_regular
 
 Result = TypeVar("Result")
 
@@ -162,7 +163,7 @@ class Storage:
         Raises InstanceUnreadable when the file cannot be read, and all that `receive` and `Reception.finish` do.
         """
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 stored = self._import(file)
         except OSError as error:
             raise InstanceUnreadable(f"The file cannot be read ({error.strerror})") from error

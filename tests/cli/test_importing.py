@@ -98,6 +98,18 @@ def test_the_report_has_each_file(pacs, mixed, stored, tmp_path, name):
     assert report.stat().st_mode & 0o777 & ~0o640 == 0
 
 
+def test_a_report_in_csv_is_safe_to_open_in_a_spreadsheet(pacs, tmp_path):
+    """Names of files are no formulas, and have no controls; JSON has them exactly."""
+    names = ["=cmd.dcm", "-\x1b[31m.dcm"]
+    for name in names:
+        (tmp_path / name).write_text("not an image")
+    for report in ("report.csv", "report.json"):
+        pacs("import", "--report", report, "--", *names)
+    lines = (tmp_path / "report.csv").read_text().splitlines()[1:]
+    assert [each.partition(",")[0] for each in lines] == ["'=cmd.dcm", r"'-\x1b[31m.dcm"]
+    assert [each["path"] for each in json.loads((tmp_path / "report.json").read_text())] == names
+
+
 def test_a_report_without_files_is_whole(pacs, tmp_path):
     """An empty array, or the names of the columns; a folder without DICOM files is exit status 1."""
     (tmp_path / "empty").mkdir()

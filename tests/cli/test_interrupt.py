@@ -31,11 +31,11 @@ main(prog_name="pacs")
 
 
 @contextmanager
-def command(*words, folder):
+def command(*words, folder, **options):
     """Start `pacs` with deadlines of an hour."""
     process = start(
         [sys.executable, "-c", AN_HOUR, *words],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
     try:
         yield process
@@ -69,13 +69,11 @@ def slow(tmp_path):
 # --- before there is an association ------------------------------------------------------------------------------
 
 
-def test_while_files_are_read(tmp_path):
-    """A file system that does not answer, here a pipe that nobody writes to."""
-    os.mkfifo(tmp_path / "stuck.dcm")
-    with (
-        command("store", "PACS@127.0.0.1:1", "stuck.dcm", folder=tmp_path) as process,
-        (tmp_path / "stuck.dcm").open("wb"),  # opened as soon as the command reads it
-    ):
+def test_while_the_names_of_files_are_read(tmp_path):
+    """From a program that does not end, into a pipe that is read as soon as it took more than it holds."""
+    with command("store", "PACS@127.0.0.1:1", "-", folder=tmp_path, stdin=subprocess.PIPE) as process:
+        process.stdin.write("\n" * 2**20)
+        process.stdin.flush()
         assert interrupted(process) == SAID
 
 

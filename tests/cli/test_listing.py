@@ -177,6 +177,18 @@ def test_csv_in_a_pipe_has_uids(filled):
     assert filled("ls").stdout.startswith("StudyInstanceUID,")
 
 
+def test_listings_in_csv_are_safe_to_show_and_to_open(pacs, tmp_path):
+    """That of a deletion, too; JSON has the values exactly."""
+    write(study("=CMD^A", series=1, instances=1, StudyDescription="red \x1b[31m"), tmp_path / "in")
+    pacs("import", tmp_path / "in")
+    for words in (["ls"], ["delete", "--all"]):
+        shown = pacs(*words, input="n\n").stdout
+        assert "'=CMD^A" in shown
+        assert r"red \x1b[31m" in shown
+    (found,) = listed(pacs)
+    assert (found["PatientName"], found["StudyDescription"]) == ("=CMD^A", "red \x1b[31m")
+
+
 # --- tables ------------------------------------------------------------------------------------------------------
 
 

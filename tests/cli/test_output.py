@@ -1,5 +1,7 @@
-"""Numbers and tables in the output of the commands."""
+"""Numbers, tables and CSV in the output of the commands."""
 
+import csv
+import io
 import re
 import sys
 
@@ -56,3 +58,43 @@ def shown_on_a_terminal(monkeypatch, capsys, width):
     monkeypatch.setenv("COLUMNS", str(width))
     show(("StudyInstanceUID", "PatientName", "NumberOfStudyRelatedSeries"), [(uid("1"), "DOE^JOHN", 2)] * 2)
     return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+
+
+# --- CSV ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("DOE^JOHN", "DOE^JOHN"),
+        ("a\x1b]0;title\x07b\x9b2J", r"a\x1b]0;title\x07b\x9b2J"),
+        ("\u202ecod.exe\u2066", r"\u202ecod.exe\u2066"),
+        ("first\r\nsecond\tthird", "first\r\nsecond\tthird"),
+        ("lone\rreturn", r"lone\rreturn"),
+        ("山田\u3000太郎\xa0", "山田\u3000太郎\xa0"),
+    ],
+)
+def test_csv_has_no_character_that_a_terminal_interprets(capsys, text, written):
+    """Line breaks, tabs and the spaces of all scripts stay, unless a reader took one cell for two lines."""
+    assert in_csv(capsys, text) == written
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+49 40 1", "-2+3", "@SUM(A1)", "\t=1", "\r\n=1", "\n=1", "－1＋2", "-", "-1\\A"]
+)
+def test_a_formula_in_csv_has_an_apostrophe_before_it(capsys, text):
+    """A spreadsheet shows it as a text."""
+    assert in_csv(capsys, text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["-1.5", "+3", "-.5e-7", "-1.5\\2\\-3E4", "+0100", -1.5, "", "a=b", "1.2.3", "'=1"])
+def test_numbers_and_other_values_in_csv_stay_as_they_are(capsys, value):
+    """No spreadsheet takes them for a formula."""
+    assert in_csv(capsys, value) == str(value)
+
+
+def in_csv(capsys, value):
+    """Return a value as `show` writes it into a pipe."""
+    show(("PatientComments",), [(value,)])
+    (_, (shown,)) = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
+    return shown

@@ -237,6 +237,17 @@ def test_a_running_server_is_named_and_reads_both_files_on_sighup(pacs, tmp_path
         assert not is_rejected(server)
 
 
+def test_a_reload_waits_for_no_pipe(tmp_path):
+    """The server goes on with its former peers."""
+    with configured(tmp_path, PEERS_ONLY, "--set", f"files.url={tmp_path}/files") as server:
+        os.mkfifo(tmp_path / "peers.toml")
+        server.reconfigure(PEERS_ONLY + FRIEND, "reload rejected, previous settings kept")
+        assert "cannot read peers file" in server.log.read_text()
+        assert is_rejected(server, "FRIEND")
+        (tmp_path / "peers.toml").unlink()
+        server.reconfigure(PEERS_ONLY + FRIEND)
+
+
 # --- echo --------------------------------------------------------------------------------------------------------
 
 

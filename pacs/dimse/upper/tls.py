@@ -4,18 +4,17 @@ The profile is BCP 195: TLS 1.2 or newer, with forward secrecy and authenticated
 """
 
 import hashlib
-import os
 import select
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, cast
 
 from pacs.dimse.upper.wire import Buffer, Wire
 from pacs.errors import ConfigurationError
+from pacs.support.regular_files import open_regular, read_regular
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """The cipher suites of TLS 1.2; those of TLS 1.3 all meet the profile."""
@@ -120,7 +119,7 @@ def valid_until(files: Certificates) -> str:
 def fingerprint_of(path: str) -> str:
     """Return the SHA-256 fingerprint of the first certificate in a PEM file. Raises ConfigurationError."""
     try:
-        text = Path(path).read_text("ascii")
+        text = read_regular(path).decode("ascii")
         first = text[text.index(ssl.PEM_HEADER) : text.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)]
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()
     except (OSError, ValueError) as error:
@@ -172,7 +171,7 @@ def _load_ca(context: ssl.SSLContext, ca: str) -> None:
 
 def _require_readable(name: str, path: str) -> None:
     try:
-        os.close(os.open(path, os.O_RDONLY))
+        open_regular(path).close()
     except OSError as error:
         raise ConfigurationError(f"{name} = {path!r}: cannot be read ({error.strerror})") from error
 
