@@ -81,7 +81,7 @@ def supervise(
         archive.prepare()
         archive.preload()
         archive.index.close()  # database connections do not survive a fork
-        gc.freeze()  # the collector writes to objects: those of before the fork would be copied in each worker
+        gc.freeze()  # the garbage collector writes to the objects it visits: each worker would copy their pages
         selector.register(waiter, selectors.EVENT_READ)
         notifier = notifier or Notifier()
         archive.monitoring.start_supervisor()
