@@ -16,13 +16,14 @@ from benchmarks.bench import Bench, Row, Sustained, say
 from benchmarks.client import RequestFailed
 from benchmarks.convert import convert
 from benchmarks.find import find
+from benchmarks.loaded import loaded
 from benchmarks.memory import memory
 from benchmarks.million import million
-from benchmarks.move import move
 from benchmarks.peers import SYSTEMS
 from benchmarks.processes import NotRunning
 from benchmarks.report import Report
 from benchmarks.results import Results
+from benchmarks.retrieve import far, retrieve
 from benchmarks.shapes import SHAPES
 from benchmarks.storescu import storescu
 from benchmarks.sustained import encrypted, sustained
@@ -35,7 +36,9 @@ FAMILIES: dict[str, Family] = {
     "sustained": sustained,
     "tls": encrypted,
     "find": find,
-    "move": move,
+    "loaded": loaded,
+    "retrieve": retrieve,
+    "far": far,
     "convert": convert,
     "setup": setup,
     "idle": idle,
@@ -45,7 +48,7 @@ FAMILIES: dict[str, Family] = {
 }
 """All measurements by their name for `--only`."""
 
-DEFAULT = ("storescu", "sustained", "find", "move", "setup", "idle")
+DEFAULT = ("storescu", "sustained", "find", "loaded", "retrieve", "far", "setup", "idle")
 """The measurements without options: they end within 25 minutes."""
 
 EVERYTHING = Sustained(shapes=tuple(SHAPES), associations=(1, 4, 16))
@@ -90,6 +93,7 @@ def _bench(options: argparse.Namespace) -> Bench:
         parent=options.folder,
         results=Results(options.results, same, options.again),
         sustained=extent,
+        subset=not (options.all or options.only or options.quick),
     )
 
 

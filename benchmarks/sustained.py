@@ -67,7 +67,7 @@ def _lines(shape: Shape, associations: int, key: str) -> list[Line]:
 
 
 def _measure(bench: Bench, shape: Shape, associations: int, archive: Archive, _run: int) -> list[float]:
-    system = archive.system
+    system = archive.settled()
     before = processes.resident_megabytes(system.pid)
     processes.forget_peak(system.pid)
     with load(system, shape, associations, MOST_SENT) as running:

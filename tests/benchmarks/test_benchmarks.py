@@ -42,14 +42,36 @@ def values(folder: Path) -> dict[str, float]:
 def test_the_benchmark_prints_a_table_and_draws_a_chart(tmp_path):
     """The Markdown table has a value for each system in each line, and the SVG is valid XML."""
     chart = tmp_path / "chart.svg"
-    printed = run(tmp_path, "--only", "setup", "move", "--systems", "pacs", "sink", "--chart", chart)
+    printed = run(tmp_path, "--only", "setup", "--systems", "pacs", "sink", "--chart", chart)
     table = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
     assert table[0] == ["what", "unit", "pacs", "sink"]
     assert [cells[0].partition(",")[0] for cells in table[2:4]] == ["association set-up"] * 2
     assert all(float(cells[2]) > 0 and float(cells[3]) > 0 for cells in table[2:4])
-    assert len(table) == 6
+    assert len(table) == 4
     assert ElementTree.parse(chart).getroot().tag.endswith("svg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmarks.jsonl", "chart.svg"]
+
+
+def test_the_benchmark_retrieves_nearby_and_over_a_long_line(tmp_path):
+    """By C-MOVE and C-GET, all three studies; a round trip of 20 ms is in each of five images one after the other."""
+    run(tmp_path, "--only", "retrieve", "far", "--systems", "pacs")
+    written = values(tmp_path)
+    ways = ("move", "get", "far.move", "far1.move", "far4.move", "far.get")
+    assert set(written) == {
+        f"{way}.{study}{unit}" for way in ways for study in ("9kB", "512kB", "500MB") for unit in ("", ".mb")
+    }
+    assert written["far1.move.9kB"] >= 5 * 20
+    assert all(value > 0 for value in written.values())
+
+
+def test_the_benchmark_finds_and_retrieves_while_others_store(tmp_path):
+    """The stores go on at the same time."""
+    run(tmp_path, "--only", "loaded", "--systems", "pacs")
+    written = values(tmp_path)
+    for operation in ("find", "move", "get"):
+        assert written[f"loaded.{operation}"] <= written[f"loaded.{operation}.longest"]
+        assert written[f"loaded.{operation}.quiet"] > 0
+        assert written[f"loaded.{operation}.stores"] > 0
 
 
 def test_the_benchmark_moves_compressed_images_to_an_uncompressed_destination(tmp_path):
@@ -81,7 +103,7 @@ def test_each_finished_cell_is_a_line_of_json_and_is_not_measured_again(tmp_path
     file = tmp_path / RESULTS
     file.write_text(file.read_text()[:-20])
     second = run(tmp_path, *arguments, "--associations", 1, 2)
-    assert second.splitlines()[4:7] == first.splitlines()[4:7], "the finished cells, as they were measured"
+    assert second.splitlines()[6:11] == first.splitlines()[6:11], "the finished cells, as they were measured"
     assert file.read_text().count("sustained.department.2.p99") == 2, "the line that was cut off, and a whole one"
     assert json.loads(file.read_text().splitlines()[-1])["values"]["sustained.department.2"] > 0
 
