@@ -1,5 +1,6 @@
 """`pacs serve`."""
 
+import gc
 import logging
 import os
 import sys
@@ -105,6 +106,7 @@ def _serve(config: "Config", read: "Callable[[], Config]", scenario: "Scenario |
         _warn(scenario, archive.events)
         archive.events.subscribe(_announce_in_json if config.log.format == "json" else partial(_announce, scenario))
         run = supervise if archive.workers > 1 else run_until_signalled
+        gc.freeze()  # a search for garbage among all modules would stop every association for a fifth of a second
         notifier = Notifier.from_environment(os.environ)
         run(archive, stopping=announce_stop, read=read, notifier=notifier)
 
