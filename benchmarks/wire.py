@@ -3,7 +3,7 @@
 import socket as sockets
 import struct
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from pydicom.datadict import tag_for_keyword
 
@@ -31,6 +31,7 @@ from pacs.conformance.checks.wire import (
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 DEFLATED_LITTLE = "1.2.840.10008.1.2.1.99"
@@ -51,9 +52,10 @@ def acknowledge_at_once(socket: sockets.socket) -> None:
         socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_QUICKACK, 1)
 
 
-def associate_rq(called: str, contexts: Sequence[ProposedContext]) -> bytes:
-    """Return an A-ASSOCIATE-RQ that proposes contexts."""
-    return wire.AssociateRequest(contexts, called, "BENCHMARK", max_pdu=MAX_PDU).encode()
+def associate_rq(called: str, contexts: Sequence[ProposedContext], receives: Iterable[str] = ()) -> bytes:
+    """Return an A-ASSOCIATE-RQ that proposes contexts, and the role of SCP for SOP Classes that it receives."""
+    roles = dict.fromkeys(receives, (0, 1))
+    return wire.AssociateRequest(contexts, called, "BENCHMARK", roles, max_pdu=MAX_PDU).encode()
 
 
 def associate_ac(request: bytes, accepted: Container[str] | None = None) -> bytes:

@@ -106,10 +106,18 @@ class Archive:
 
     `events` is the event stream, to which subscribers can be added before the start. `port` is the port for
     associations, after the start also where the configuration has 0. `fault_hook` injects faults or observes.
+    `workers` is the number of processes of the server.
     """
 
-    def __init__(self, config: Config, events: EventStream | None = None, fault_hook: FaultHook | None = None) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: Config,
+        events: EventStream | None = None,
+        fault_hook: FaultHook | None = None,
+        *,
+        workers: int = 1,
+    ) -> None:
+        self.config, self.workers = config, workers
         self.events = events or EventStream()
         self._fault_hook = fault_hook or NoFaults()
         self._closing = threading.Lock()
@@ -120,14 +128,14 @@ class Archive:
 
     def _build_stores(self, config: Config) -> None:
         """Build index, file store and audit log. Raises ConfigurationError, StorageUnavailable."""
-        self.index = settings.index(config, lambda sentence: self.events.publish(Notice(sentence=sentence)))
+        self.index = settings.index(config, self.workers, self._publish_notice)
         self.files = settings.file_store(config)
         self.auditor = Auditor(Path(config.audit.file) if config.audit.file else None, self.events.publish)
 
     def _build_services(self, config: Config) -> None:
         """Build the services that do not change with a reload."""
         publish = self.events.publish
-        self.decoders = DecoderPool(settings.decoders(config), self._publish_frame)
+        self.decoders = DecoderPool(settings.decoders(config, self.workers), self._publish_frame)
         self._storage = Storage(self.index, self.files, publish=publish, auditor=self.auditor)
         self.healing = Healing(self.index, self.files, publish, config.database.heal)
         self.commitments = Commitments(
@@ -156,6 +164,9 @@ class Archive:
         self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
         self.backups = Backups(self.index, self.files, settings.peers_file(config))
         self._recovery = Recovery(self.index, self.files, publish, lambda: self.storage.has_uncertain_files)
+
+    def _publish_notice(self, sentence: str) -> None:
+        self.events.publish(Notice(sentence=sentence))
 
     def _publish_frame(self, job: FrameJob, duration: float, error: Exception | None) -> None:
         result = type(error).__name__ if error is not None else "converted"
@@ -229,7 +240,7 @@ class Archive:
             address=lambda: (self.config.server.host, self.port),
             is_accepting=lambda: self._server.is_accepting,
             is_peer=self._is_peer,
-            workers=config.server.workers,
+            workers=self.workers,
             most_associations=lambda: self.config.limits.associations,
             protection=lambda: self._in_force.own_protection,
             counts=config.metrics.enabled,
@@ -341,10 +352,15 @@ class Archive:
             self.healing.look()
             self._reporter.resume(is_alone=is_alone)
             self._restrict()
-        self._held_claims = [HeldClaims() for _ in range(self.config.server.workers)]
+        self._held_claims = [HeldClaims() for _ in range(self.workers)]
         self._listen()
         self._recovery.describe(self._own_description().encode())  # now with the port
         self._listen_for_http()
+
+    def preload(self) -> None:
+        """Import what `start` leaves to a thread, before workers are forked, so that they share it."""
+        if self._web is not None:
+            self._web.preload()
 
     def _restrict(self) -> None:
         """Let no other user read what an earlier version, or a program with another umask, has created."""
@@ -352,7 +368,7 @@ class Archive:
         peers = [settings.peers_file(self.config)]
         for each in private.restrict([*self.index.paths, Path(self.config.files.url), *peers, *audit]):
             why = "contains patient data, belongs to another user, and may be read by all users of this machine"
-            self.events.publish(Notice(sentence=f"{str(each)!r} {why}: run `chmod o-rwx` on it as its owner"))
+            self._publish_notice(f"{str(each)!r} {why}: run `chmod o-rwx` on it as its owner")
 
     def _upgrade_schema(self) -> None:
         if before := schema.upgrade_older(self.index):
@@ -362,7 +378,7 @@ class Archive:
         """Publish which running servers have the same files. Raises ConfigurationError when they may not."""
         running = self.files.running_servers()
         for each in sharing(running, self._own_description(), may_share=self.config.server.shared):
-            self.events.publish(Notice(sentence=each))
+            self._publish_notice(each)
 
     def _own_description(self) -> RunningServer:
         server = self.config.server
@@ -401,11 +417,11 @@ class Archive:
                 secure_port=self.secure_port,
                 version=__version__,
                 database=self.index.dialect,
-                workers=server.workers,
+                workers=self.workers,
             )
         )
         if self.peers.explains_any:
-            self.events.publish(Notice(sentence=EXPLAINED))
+            self._publish_notice(EXPLAINED)
         if self._web is not None:
             web = self.config.web
             self.events.publish(WebReady(host=web.host, port=self.web_port, is_secure=web.tls))
@@ -447,7 +463,7 @@ class Archive:
             if error.errno != errno.EADDRINUSE or web.port != configuration.WebSection().port:
                 raise ConfigurationError(f"{why}; {hint}") from error
             self._web = None
-            self.events.publish(Notice(sentence=f"{why}, the server runs without HTTP; {hint}"))
+            self._publish_notice(f"{why}, the server runs without HTTP; {hint}")
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ MOST_CONNECTIONS = 32
 ALL_CONNECTIONS, LEAST_CONNECTIONS = 64, 8
 """Maximum size of the pools of all workers together, and minimum of each; PostgreSQL allows 100 by default."""
 
+MOST_WORKERS = 4
+"""Maximum number of worker processes that `server.workers = "auto"` chooses."""
+
 QUERY_PAGE = 200
 """Number of matches that a query reads from the index at a time."""
 
@@ -71,21 +74,27 @@ def peers_file(config: Config) -> Path:
     return Path(config.files.url).parent / configuration.PEERS_FILE
 
 
+def workers(config: Config) -> int:
+    """Return the number of worker processes of the server; 1 is a single process."""
+    chosen = config.server.workers
+    return min(cores(), MOST_WORKERS) if chosen == "auto" else chosen
+
+
 # --- stores -------------------------------------------------------------------------------------------------------
 
 
-def index(config: Config, notify: Callable[[str], object]) -> Index:
-    """Return the index. Several workers share the database connections and a write lock.
+def index(config: Config, workers: int, notify: Callable[[str], object]) -> Index:
+    """Return the index for one of `workers` processes, which share the database connections and a write lock.
 
     `notify` gets a sentence when the file of the database is lost or back.
     """
-    workers, database = config.server.workers, config.database
+    server, database = config.server, config.database
     connections = min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, ALL_CONNECTIONS // workers))
     return Index(
         database.url,
         connections=connections,
         wait=database.wait_seconds,
-        is_shared=workers > 1 or config.server.shared,
+        is_shared=server.workers != 1 or server.shared,  # the same for commands, which may have other cores
         notify=notify,
     )
 
@@ -187,11 +196,11 @@ def retrieve_limits(limits: configuration.LimitsSection) -> RetrieveLimits:
     )
 
 
-def decoders(config: Config) -> int:
-    """Return how many decoder processes each worker may have."""
+def decoders(config: Config, workers: int) -> int:
+    """Return how many decoder processes each of `workers` processes may have."""
     chosen = config.limits.decoders
     in_all = cores() if chosen == "auto" else chosen
-    return math.ceil(in_all / config.server.workers)
+    return math.ceil(in_all / workers)
 
 
 def commitment_schedule(keys: configuration.CommitmentSection) -> commitment.RetrySchedule:

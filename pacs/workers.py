@@ -6,6 +6,7 @@ connects it with each worker: the worker reports that it is ready, the superviso
 channel is that of the process at the other end, even if it was killed.
 """
 
+import gc
 import logging
 import os
 import pickle
@@ -70,7 +71,7 @@ def supervise(
     read: Callable[[], Config] | None = None,
     notifier: Notifier | None = None,
 ) -> None:
-    """Serve with `server.workers` processes until the first signal; then drain, and stop immediately at the second.
+    """Serve with `archive.workers` processes until the first signal; then drain, and stop immediately at the second.
 
     The parameters are those of `run_until_signalled`, which serves in a single process. Must run in the main thread.
     Raises as `Archive.prepare`, and OutOfResources if the workers cannot be started.
@@ -78,7 +79,9 @@ def supervise(
     signals = (*signals, *RELOADING)
     with logged_end(archive), SignalWaiter(signals) as waiter, selectors.DefaultSelector() as selector:
         archive.prepare()
+        archive.preload()
         archive.index.close()  # database connections do not survive a fork
+        gc.freeze()  # the garbage collector writes to the objects it visits: each worker would copy their pages
         selector.register(waiter, selectors.EVENT_READ)
         notifier = notifier or Notifier()
         archive.monitoring.start_supervisor()
@@ -109,7 +112,7 @@ class _Supervisor:
         self._archive, self._signals, self._read = archive, signals, read
         self._signal_waiter, self._selector = waiter, selector
         self._notifier = notifier
-        self._numbers = range(archive.config.server.workers)
+        self._numbers = range(archive.workers)
         self._slots = AssociationSlots(len(self._numbers))
         self._workers: dict[int, _Worker] = {}
         self._due = dict.fromkeys(self._numbers, 0.0)
@@ -277,7 +280,7 @@ class _Supervisor:
         status = 1
         try:
             self._close_inherited(supervisor_end)
-            with Archive(self._archive.config, self._archive.events) as archive:
+            with Archive(self._archive.config, self._archive.events, workers=self._archive.workers) as archive:
                 archive.join(self._archive, self._slots.of(number), number)
                 _work(archive, channel, self._notifier.watchdog_seconds)
             status = int(archive.needs_recovery)

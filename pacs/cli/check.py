@@ -133,7 +133,7 @@ def _completeness(config: "Config") -> Iterator[CheckOutcome]:
     from pacs.settings import file_store, index
 
     try:
-        with closing(index(config, lambda _sentence: None)) as opened:
+        with closing(index(config, 1, lambda _sentence: None)) as opened:
             files = file_store(config)
             if opened.is_sqlite and schema.current(opened) is None:
                 fault = "the index is empty, and there are files: run `pacs reindex`" if files.newest(1) else ""

@@ -1,5 +1,6 @@
 """`pacs serve`."""
 
+import gc
 import logging
 import os
 import sys
@@ -41,7 +42,9 @@ def _scenario(ctx: click.Context, _parameter: click.Parameter, name: Any) -> "Sc
 @setting_option("server.ae_title", "--ae-title", metavar="TITLE", help="AE title of the server.")
 @setting_option("server.host", "--host", metavar="ADDRESS", help="Address to listen on.")
 @setting_option("server.port", "--port", metavar="PORT", help="Port to listen on; 0 chooses a free port.")
-@setting_option("server.workers", "--workers", metavar="N", help="Number of worker processes.")
+@setting_option(
+    "server.workers", "--workers", metavar="N", help="Number of worker processes; auto: one per CPU core, at most 4."
+)
 @setting_option(
     "server.shared", "--shared", is_flag=True, default=None, help="Allow other servers with the same files and index."
 )
@@ -62,6 +65,8 @@ def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
     from pacs.errors import PacsError
     from pacs.observability.logging import setup_logging, uncaught_logged
 
+    if scenario is not None:
+        read = partial(_in_one_process, read)
     config = read()
     setup_logging(config.log.level, config.log.format)
     try:
@@ -74,11 +79,20 @@ def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
         raise click.exceptions.Exit(exit_status(error)) from error
 
 
+def _in_one_process(read: "Callable[[], Config]") -> "Config":
+    """Return the configuration that `read` returns, with one worker instead of "auto"."""
+    config = read()
+    server = config.server
+    workers = 1 if server.workers == "auto" else server.workers
+    return config.model_copy(update={"server": server.model_copy(update={"workers": workers})})
+
+
 def _serve(config: "Config", read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
     from pacs.archive import Archive
     from pacs.daemon import run_until_signalled
     from pacs.observability.logging import log_event
     from pacs.observability.systemd import Notifier
+    from pacs.settings import workers
     from pacs.workers import supervise
 
     def announce_stop() -> None:
@@ -87,12 +101,13 @@ def _serve(config: "Config", read: "Callable[[], Config]", scenario: "Scenario |
             waiting = f"pacs is waiting up to {seconds} for running operations; press Ctrl-C again to stop immediately"
             say(waiting, err=True)
 
-    with Archive(config, fault_hook=_fault_hook(scenario, config)) as archive:
-        announced = log_event if config.log.format == "json" or not _shows_both() else _log_except_ready
-        archive.events.subscribe(announced)
+    with Archive(config, fault_hook=_fault_hook(scenario, config), workers=workers(config)) as archive:
+        log = log_event if config.log.format == "json" or not _shows_both() else _log_except_ready
+        archive.events.subscribe(log)
         _warn(scenario, archive.events)
         archive.events.subscribe(_announce_in_json if config.log.format == "json" else partial(_announce, scenario))
-        run = supervise if config.server.workers > 1 else run_until_signalled
+        run = supervise if archive.workers > 1 else run_until_signalled
+        gc.freeze()  # a search for garbage among all modules would stop every association for a fifth of a second
         notifier = Notifier.from_environment(os.environ)
         run(archive, stopping=announce_stop, read=read, notifier=notifier)
 
@@ -141,7 +156,7 @@ def _fault_hook(scenario: "Scenario | None", config: "Config") -> Any:
 
     if scenario is None:
         return None
-    if config.server.workers > 1:
+    if config.server.workers != 1:
         why = "a scenario counts messages, and each worker would count separately"
         raise ConfigurationError(f"server.workers = {config.server.workers}: expected 1 with --scenario, because {why}")
     from pacs.faults.interposer import Interposer

@@ -188,8 +188,8 @@ class ServerSection(Section):
     """Further addresses to listen on, such as "10.0.0.5:104" or "[::1]:11112"."""
     aliases: tuple[ForeignAETitle, ...] = ()
     """Further AE titles of the server, accepted where `access.called_ae` is "ours"."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Number of worker processes; more than one uses several CPU cores."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
+    """Number of worker processes; "auto": one per CPU core, at most 4."""
     shared: bool = False
     """Whether other servers may use the same files and the same index at the same time."""
 

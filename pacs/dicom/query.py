@@ -138,9 +138,9 @@ class Query:
     character_set: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take three times as long to make; there may be millions
 class Match:
-    """A match: an entity at the level of the query.
+    """A match: an entity at the level of the query, not changed once it is made.
 
     `kept` has the encoded row elements (`pacs.dicom.row_elements`) of its level and those above, by level. `computed`
     has the requested computed attributes, by keyword: an int, or a tuple of texts. `file_key` is the stored file at

@@ -12,24 +12,29 @@ class CompiledStatement:
     """A statement with named bound parameters; `make` builds it for the name of a dialect."""
 
     def __init__(self, make: Callable[[str], Any]) -> None:
-        self._compiled = cache(lambda dialect: _compiled(make(dialect), dialect))
+        self._named = cache(lambda dialect: _compiled(make(dialect), dialect))
+        self._numbered = cache(lambda dialect: _compiled(make(dialect), dialect, paramstyle="numeric_dollar"))
 
     def execute(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
         """Execute it with values of the types that the driver accepts."""
-        return connection.exec_driver_sql(*self._text_and_parameters(connection.dialect.name, values))
+        dialect = connection.dialect.name
+        if dialect == "sqlite":
+            return connection.exec_driver_sql(*self.text_and_parameters(dialect, values))
+        text, order = self._named(dialect)
+        return connection.exec_driver_sql(text, {name: values[name] for name in order})
 
     def first(self, driver: Any, dialect: str, values: Mapping[str, Any]) -> Any:
-        """Execute it on a driver connection and return the first row, None without rows."""
-        return driver.execute(*self._text_and_parameters(dialect, values)).fetchone()
+        """Execute it on one of `RawConnections` and return the first row, None without rows."""
+        return driver.execute(*self.text_and_parameters(dialect, values)).fetchone()
 
-    def _text_and_parameters(self, dialect: str, values: Mapping[str, Any]) -> tuple[str, Any]:
-        text, order = self._compiled(dialect)
-        return text, dict(values) if order is None else tuple([values[name] for name in order])
+    def text_and_parameters(self, dialect: str, values: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+        """Return the text for the driver, and its parameters by their position."""
+        text, order = self._named(dialect) if dialect == "sqlite" else self._numbered(dialect)
+        return text, tuple([values[name] for name in order])
 
 
-def _compiled(statement: Any, dialect: str) -> tuple[str, tuple[str, ...] | None]:
-    """Return the text for the driver, and the order of the parameters when they are positional."""
-    known: Dialect = registry.load("sqlite" if dialect == "sqlite" else "postgresql.psycopg")()
+def _compiled(statement: Any, dialect: str, **style: str) -> tuple[str, tuple[str, ...]]:
+    """Return the text for the driver, and the names of the parameters, in their order when they are positional."""
+    known: Dialect = registry.load("sqlite" if dialect == "sqlite" else "postgresql.psycopg")(**style)
     compiled = statement.compile(dialect=known)
-    order = getattr(compiled, "positiontup", None)
-    return str(compiled), None if order is None else tuple(order)
+    return str(compiled), tuple(getattr(compiled, "positiontup", None) or compiled.params)

@@ -3,20 +3,38 @@
 Each attribute is one grouped statement for all rows of a page.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Column, Connection, FromClause, case, exists, func, or_, select, true
+from sqlalchemy import (
+    Column,
+    Connection,
+    FromClause,
+    Select,
+    String,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+)
 
 from pacs.dicom import row_elements
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.dataset import View
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Empty, Key
+from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.criteria import Condition, value_criterion
-from pacs.index.dialects import among
+from pacs.index.dialects import is_listed
 from pacs.index.tables import TABLES, image, series, study
+from pacs.index.tables import Key as RowKey
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
@@ -59,15 +77,14 @@ _OWNER: dict[QueryLevel, Column[int]] = {
 }
 """The column with the id of the entity at each level to which rows belong."""
 
+_IDS = "ids"
+"""The parameter of the ids: one number, or several as JSON."""
+
 
 def compute(connection: Connection, keyword: str, ids: Sequence[int]) -> Mapping[int, Value]:
     """Return the values of a computed attribute for the rows with these ids; rows without a value are omitted."""
     attribute = COMPUTED[keyword]
-    return (
-        _counts(connection, attribute, ids)
-        if attribute.column is None
-        else _values(connection, attribute, attribute.column, ids)
-    )
+    return (_counts if attribute.column is None else _values)(connection, attribute, ids)
 
 
 def computed_criterion(key: Key, unknown_matches: bool) -> Condition:
@@ -83,20 +100,41 @@ def computed_criterion(key: Key, unknown_matches: bool) -> Condition:
 
 
 def _counts(connection: Connection, attribute: Computed, ids: Sequence[int]) -> dict[int, Value]:
+    return {row[0]: row[1] for row in _rows(connection, attribute, ids)}
+
+
+def _values(connection: Connection, attribute: Computed, ids: Sequence[int]) -> dict[int, Value]:
+    found: defaultdict[int, set[str]] = defaultdict(set)
+    for row_id, value, blob in _rows(connection, attribute, ids):
+        if value:
+            found[row_id].add(value)
+        else:
+            found[row_id].update(_row_values(attribute, blob))
+    return {row_id: tuple(sorted(values)) for row_id, values in found.items()}
+
+
+def _rows(connection: Connection, attribute: Computed, ids: Sequence[int]) -> Sequence[Any]:
+    """Return the rows of the statement of an attribute, which is compiled once for one id and once for several."""
+    is_one = len(ids) == 1
+    value = ids[0] if is_one else json.dumps(ids)
+    return _compiled(attribute, is_one=is_one).execute(connection, {_IDS: value}).all()
+
+
+@cache
+def _compiled(attribute: Computed, *, is_one: bool) -> CompiledStatement:
     owner = _OWNER[attribute.level]
-    counted = select(owner, func.count()).select_from(_below(attribute)).where(among(owner, ids)).group_by(owner)
-    return {row[0]: row[1] for row in connection.execute(counted)}
+    is_among = owner == bindparam(_IDS, type_=RowKey) if is_one else is_listed(owner, bindparam(_IDS, type_=String()))
+    return CompiledStatement(lambda _dialect: _statement(attribute).where(is_among))
 
 
-def _values(connection: Connection, attribute: Computed, column: Column[str], ids: Sequence[int]) -> dict[int, Value]:
-    owner, table = _OWNER[attribute.level], TABLES[attribute.of]
+def _statement(attribute: Computed) -> Select[Any]:
+    owner: Column[Any] = _OWNER[attribute.level]
+    column, table = attribute.column, TABLES[attribute.of]
+    if column is None:
+        return select(owner, func.count()).select_from(_below(attribute)).group_by(owner)
     # A value that does not fit its column is in the elements of its row.
     unfit = case((table.c.irregular & column.is_(None), table.c.kept))
-    distinct = select(owner, column, unfit).select_from(_below(attribute)).where(among(owner, ids)).distinct()
-    found: defaultdict[int, set[str]] = defaultdict(set)
-    for row_id, value, blob in connection.execute(distinct):
-        found[row_id].update([value] if value else _row_values(attribute, blob))
-    return {row_id: tuple(sorted(values)) for row_id, values in found.items()}
+    return select(owner, column, unfit).select_from(_below(attribute)).distinct()
 
 
 def _row_values(attribute: Computed, blob: bytes | None) -> list[str]:

@@ -45,8 +45,12 @@ def among(column: ColumnElement[Any], values: Sequence[Comparable]) -> ColumnEle
     possible = [value for value in values if is_storable(value) and isinstance(value, column.type.python_type)]
     if len(possible) <= FEW:
         return column.in_(possible) if len(possible) != 1 else column == possible[0]
-    listed = _ListedNumber if column.type.python_type is int else _ListedText
-    return listed(column, bindparam(None, json.dumps(possible), String(), unique=True))
+    return is_listed(column, bindparam(None, json.dumps(possible), String(), unique=True))
+
+
+def is_listed(column: ColumnElement[Any], values: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that `column` equals any of `values`, an array in JSON."""
+    return (_ListedNumber if column.type.python_type is int else _ListedText)(column, values)
 
 
 def resembles(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:

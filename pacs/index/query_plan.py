@@ -99,10 +99,11 @@ def _first_statement(
     index: Index, query: Query, start_rows: StartRows | None, cancellation: Cancellation
 ) -> tuple[str, Any]:
     """Return the purpose and the statement of what is read first after the start rows."""
-    if not search.begins_quickly(index, query, start_rows):
-        conditions = search.list_conditions(index, query, start_rows, cancellation)
-        if conditions is not None:
-            return "the ids of all candidates", statements.listing(query, None, LISTED, *conditions)
+    with index.interruptible(cancellation) as connection:
+        is_quick = search.begins_quickly(connection, query, start_rows)
+        conditions = None if is_quick else search.list_conditions(connection, query, start_rows)
+    if conditions is not None:
+        return "the ids of all candidates", statements.listing(query, None, LISTED, *conditions)
     return f"the first {FIRST_PAGE} candidates", search.page_statement(query, start_rows, None, FIRST_PAGE)
 
 
@@ -122,8 +123,11 @@ def _start_rows(
 ) -> tuple[tuple[PlannedStatement, ...], StartRows | None]:
     """Return the statements that look for few start rows, and those rows."""
     start_statements: list[PlannedStatement] = []
-    for level in search.start_levels(index, query):
-        start_rows = search.start_rows_at(index, query, level, cancellation)
+    with index.interruptible(cancellation) as connection:
+        found = [
+            (each, search.start_rows_at(connection, query, each)) for each in search.start_levels(connection, query)
+        ]
+    for level, start_rows in found:
         purpose = f"start rows: at most {FEW} rows of {TABLES[level].name}"
         rows = FEW + 1 if start_rows is None else len(start_rows.ids)
         start_statements.append(_planned(index, purpose, statements.few_rows(query, level, FEW + 1), rows))

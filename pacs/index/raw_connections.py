@@ -3,6 +3,7 @@
 The overhead of SQLAlchemy (pool, events, result) is many times the time of such a statement.
 """
 
+import importlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -51,5 +52,12 @@ class RawConnections:
     def _connect(self) -> PoolProxiedConnection:
         connection = self._engine.raw_connection()
         connection.detach()
+        _take_numbered_parameters(connection.dbapi_connection)
         self._prepare(connection.dbapi_connection)
         return connection
+
+
+def _take_numbered_parameters(driver: Any) -> None:
+    """Let psycopg pass statements on unchanged: it converts long ones with names each time they are executed."""
+    if hasattr(driver, "cursor_factory"):
+        driver.cursor_factory = importlib.import_module("psycopg").RawCursor

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom import Dataset
 from sqlalchemy import Connection, Row, RowMapping, Select
@@ -42,11 +42,10 @@ LIST_PART = 1000
 """The UIDs of a list that one statement has; the parts are in byte order, so that all matches are in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A row of a page, with the computed attributes that the query needs."""
 
-    row: Row[Any]
+    row: Sequence[Any]
     computed: dict[str, Value]
 
     def key(self, level: QueryLevel) -> int:
@@ -82,18 +81,21 @@ def pages(
     index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
 ) -> Iterator[Iterator[Match]]:
     """Yield the same as `matches` in pages; each must be consumed before the next, which queries the index again."""
-    computed_keywords = [each.attribute.keyword for each in query.return_keys if each.attribute.kept is Kept.COMPUTED]
-    levels = levels_to(query.level)
-    for candidates in _selected(index, query, cancellation, page, scan_limit):
-        yield (
-            Match(
-                level=query.level,
-                kept={level: candidate.kept(level) for level in levels},
-                computed={name: candidate.computed[name] for name in computed_keywords if name in candidate.computed},
-                file_key=candidate.row.file_key if query.level is QueryLevel.IMAGE else None,
-            )
-            for candidate in candidates
+    keywords = [each.attribute.keyword for each in query.return_keys if each.attribute.kept is Kept.COMPUTED]
+    levels, end = levels_to(query.level), len(PER_LEVEL) * (query.level + 1)
+    file_key = end if query.level is QueryLevel.IMAGE else None
+
+    def match(candidate: _Candidate) -> Match:
+        row, computed = candidate
+        return Match(
+            query.level,
+            dict(zip(levels, row[1 : end : len(PER_LEVEL)], strict=True)),
+            {name: computed[name] for name in keywords if name in computed},
+            None if file_key is None else row[file_key],
         )
+
+    for candidates in _selected(index, query, cancellation, page, scan_limit):
+        yield map(match, candidates)
 
 
 def instances(index: Index, query: Query, cancellation: Cancellation, limit: int | None = None) -> list[StoredInstance]:
@@ -147,30 +149,31 @@ def _accepted(candidates: list[_Candidate], matcher: "_RowMatcher", cancellation
 
 def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
     for part in parts(query):
-        start_rows = _start_rows(index, part, cancellation)
-        if start_rows is None or start_rows.ids:
-            yield from _pages_from(index, part, start_rows, cancellation, page)
+        yield from _pages_of_part(index, part, cancellation, page)
 
 
-def _pages_from(
-    index: Index, query: Query, start_rows: "StartRows | None", cancellation: Cancellation, page: int
-) -> Iterator[list[_Candidate]]:
+def _pages_of_part(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
     """Yield the first page at once where that is quick, and the others from a list where walking would be slow."""
-    position = _PagePosition(start_rows, None, min(FIRST_PAGE, page))
-    if begins_quickly(index, query, start_rows):
-        candidates = _page(index, query, position, cancellation)
-        yield candidates
-        if len(candidates) < position.limit:
+    limit = min(FIRST_PAGE, page)
+    with index.interruptible(cancellation) as connection:
+        start_rows = _start_rows(connection, query)
+        is_quick = begins_quickly(connection, query, start_rows)
+        position = _PagePosition(start_rows, None, limit)
+        first = _candidates(connection, query, position) if is_quick else []
+    if is_quick:
+        yield first
+        if len(first) < limit:
             return
-        position = _PagePosition(None, candidates[-1].unique_key(query.level), _next_limit(position.limit, page))
-    conditions = list_conditions(index, query, start_rows, cancellation)
+        position = _PagePosition(None, first[-1].unique_key(query.level), _next_limit(limit, page))
+    with index.interruptible(cancellation) as connection:
+        conditions = list_conditions(connection, query, start_rows)
     if conditions is None:
         yield from _walked_pages(index, query, position, cancellation, page)
     else:
         yield from _listed_pages(index, query, position, conditions, cancellation)
 
 
-def begins_quickly(index: Index, query: Query, start_rows: "StartRows | None") -> bool:
+def begins_quickly(connection: Connection, query: Query, start_rows: "StartRows | None") -> bool:
     """Whether the first matches are found without reading many rows.
 
     That is so from few start rows. With many, a walk in the order of the matches finds one soon, unless keys of several
@@ -178,7 +181,7 @@ def begins_quickly(index: Index, query: Query, start_rows: "StartRows | None") -
     """
     if start_rows is not None:
         return len(start_rows.ids) <= LARGEST_PAGE
-    return len(start_levels(index, query)) <= 1
+    return len(start_levels(connection, query)) <= 1
 
 
 def _walked_pages(
@@ -228,17 +231,23 @@ def _next_limit(limit: int, page: int) -> int:
 
 
 def _page(index: Index, query: Query, position: "_PagePosition", cancellation: Cancellation) -> list[_Candidate]:
-    """Return the candidates of a page with their computed attributes, all from one snapshot of the index."""
     with index.interruptible(cancellation) as connection:
-        rows = _rows(connection, query, position)
-        computed: list[dict[str, Value]] = [{} for _ in rows]
-        for keyword in _needed(query):
-            attribute = COMPUTED[keyword]
-            ids = [row[len(PER_LEVEL) * attribute.level] for row in rows]
-            values = compute(connection, keyword, sorted(set(ids)))
-            for each, row_id in zip(computed, ids, strict=True):
-                each[keyword] = values.get(row_id, attribute.none)
-    return [_Candidate(*each) for each in zip(rows, computed, strict=True)]
+        return _candidates(connection, query, position)
+
+
+def _candidates(connection: Connection, query: Query, position: "_PagePosition") -> list[_Candidate]:
+    """Return the candidates of a page with their computed attributes, all from one snapshot of the index."""
+    if position.start_rows is not None and not position.start_rows.ids:
+        return []
+    rows = _rows(connection, query, position)
+    computed: list[dict[str, Value]] = [{} for _ in rows]
+    for keyword in _needed(query) if rows else ():
+        attribute = COMPUTED[keyword]
+        ids = [row[len(PER_LEVEL) * attribute.level] for row in rows]
+        values = compute(connection, keyword, sorted(set(ids)))
+        for each, row_id in zip(computed, ids, strict=True):
+            each[keyword] = values.get(row_id, attribute.none)
+    return list(map(_Candidate, rows, computed))
 
 
 def _rows(connection: Connection, query: Query, position: "_PagePosition") -> Sequence[Row[Any]]:
@@ -285,56 +294,54 @@ class _PagePosition:
     limit: int
 
 
-def _start_rows(index: Index, query: Query, cancellation: Cancellation) -> StartRows | None:
+def _start_rows(connection: Connection, query: Query) -> StartRows | None:
     """Return the rows of a level with which SQLite starts, when its keys allow only few; else None."""
-    for level in start_levels(index, query):
-        start_rows = start_rows_at(index, query, level, cancellation)
+    for level in start_levels(connection, query):
+        start_rows = start_rows_at(connection, query, level)
         if start_rows is not None:
             return start_rows
     return None
 
 
-def start_levels(index: Index, query: Query) -> Sequence[QueryLevel]:
+def start_levels(connection: Connection, query: Query) -> Sequence[QueryLevel]:
     """Return the levels at which few start rows may exist, the best first.
 
     PostgreSQL chooses by its statistics. SQLite would read all rows in the order of the matches when a condition has
     irregular rows pass; given the ids of the start rows, it starts with those.
     """
-    if not index.is_sqlite or any(key.attribute.key is KeyType.UNIQUE and _is_exact(key) for key in query.keys):
+    is_sqlite = connection.dialect.name == "sqlite"
+    if not is_sqlite or any(key.attribute.key is KeyType.UNIQUE and _is_exact(key) for key in query.keys):
         return ()
     return statements.levels_with_irregular_rows(query)
 
 
-def start_rows_at(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> StartRows | None:
-    """Return the rows at a level that its keys allow, None if there are many. Raises IndexUnavailable, Cancelled."""
-    with index.interruptible(cancellation) as connection:
-        found = statement_cache.execute(connection, statements.few_rows, query, level, FEW + 1)
+def start_rows_at(connection: Connection, query: Query, level: QueryLevel) -> StartRows | None:
+    """Return the rows at a level that its keys allow, None if there are many."""
+    found = statement_cache.execute(connection, statements.few_rows, query, level, FEW + 1)
     if len(found) > FEW:
         return None
     return StartRows(level, tuple(sorted({row_id for (row_id,) in found})))
 
 
-def list_conditions(
-    index: Index, query: Query, start_rows: StartRows | None, cancellation: Cancellation
-) -> list[Condition] | None:
+def list_conditions(connection: Connection, query: Query, start_rows: StartRows | None) -> list[Condition] | None:
     """Return the conditions with which to list the candidates; None to walk through all rows in their order."""
     if start_rows is not None:
         return [start_rows.condition]
-    counts = {level: _number_of_start_rows(index, query, level, cancellation) for level in start_levels(index, query)}
+    counts = {level: _number_of_start_rows(connection, query, level) for level in start_levels(connection, query)}
     level = min(counts, key=lambda each: counts[each], default=None)
     if level is None or counts[level] > LISTED:
         return None
     return [TABLES[level].c.id.in_(statements.start_rows(query, level))]
 
 
-def _number_of_start_rows(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> int:
+def _number_of_start_rows(connection: Connection, query: Query, level: QueryLevel) -> int:
     """Return the number of rows at a level that its keys allow; at most one more than `LISTED`."""
-    (row,) = _all(index, statements.number_of_start_rows(query, level, LISTED + 1), cancellation)
-    return int(next(iter(row.values())))
+    return int(connection.execute(statements.number_of_start_rows(query, level, LISTED + 1)).scalar_one())
 
 
 def _start_conditions(index: Index, query: Query, cancellation: Cancellation) -> list[Condition]:
-    start_rows = _start_rows(index, query, cancellation)
+    with index.interruptible(cancellation) as connection:
+        start_rows = _start_rows(connection, query)
     return [start_rows.condition] if start_rows is not None else []
 
 
@@ -388,7 +395,7 @@ class _RowMatcher:
 
     def __init__(self, query: Query) -> None:
         self._query = query
-        self._levels = levels_to(query.level)
+        self._levels, self._end = levels_to(query.level), len(PER_LEVEL) * (query.level + 1)
         self._row_keys, self._row_ranges = statements.row_keys(query), statements.row_ranges(query)
         self._last: dict[QueryLevel, tuple[bytes, Dataset]] = {}
         self.matches_all = bool(self._row_keys or self._row_ranges)
@@ -396,9 +403,9 @@ class _RowMatcher:
     def accepts(self, candidate: _Candidate) -> bool:
         """Whether a candidate matches all keys that SQL did not decide about."""
         query = self._query
-        irregular = {level for level in self._levels if candidate.is_irregular(level)}
-        if not irregular and not self.matches_all:
+        if not self.matches_all and not any(candidate.row[2 : self._end : len(PER_LEVEL)]):
             return True
+        irregular = {level for level in self._levels if candidate.is_irregular(level)}
         keys = [*self._row_keys, *(key for key in query.keys if _is_column(key) and key.attribute.level in irregular)]
         ranges = [*self._row_ranges, *(each for each in query.combined if each.date.level in irregular)]
         concerned = {key.attribute.level for key in keys} | {each.date.level for each in ranges}

@@ -54,7 +54,7 @@ def _shape(query: Query) -> _Shape:
 
 
 def _single_values(query: Query) -> dict[object, object] | None:
-    """Return the value of each key by its placeholder; None unless each key has a single text in a column."""
+    """Return the value of each key by its placeholder; None unless every key has a single text in a column."""
     values: dict[object, object] = {}
     for key in query.keys:
         matching = key.matching
@@ -64,7 +64,7 @@ def _single_values(query: Query) -> dict[object, object] | None:
         if not isinstance(value, str) or key.attribute.vr == "IS" or not is_storable(value):
             return None
         values[_PLACEHOLDER.format(key.attribute.keyword)] = value
-    return values if values and not query.combined else None
+    return values if not query.combined else None
 
 
 @lru_cache(maxsize=SHAPES)

@@ -14,8 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, delete, exists,
 
 from pacs.dicom.header import Header
 from pacs.errors import IndexUnavailable, InstanceUnreadable
-from pacs.index import fast_insert
-from pacs.index.addition import KNOWN_IMAGE, add_agreeing, refuse_known
+from pacs.index.addition import KNOWN_IMAGE, fill, insert, refuse_known
 from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.database import Index, LostRace
 from pacs.index.dialects import among
@@ -79,19 +78,22 @@ def add(index: Index, instance: NewInstance, headers: Headers = no_headers) -> t
     or of the older ones among them. Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable, and
     the errors of `headers`; then nothing is changed.
     """
-    values, header = fast_insert.parameters(instance), instance.header
+    header, dialect = instance.header, index.dialect
 
     def quick(driver: Any) -> tuple[str, ...] | None:
-        return () if fast_insert.insert(driver, index.dialect, values) else None
+        is_added = insert(lambda each, values: each.first(driver, dialect, values), dialect, instance)
+        return () if is_added else None
 
     def work(connection: Connection) -> tuple[str, ...] | None:
         refuse_known(connection, header.sop_instance_uid)
         known = find_parents(connection, header, lock=True)
-        if not known.is_disputed(header):
-            add_agreeing(connection, instance, known)
-            return ()
-        # SQLite has one writer at a time. On PostgreSQL this transaction shares locks that are needed alone.
-        return add_disputed(connection, instance, known, headers) if index.is_sqlite else None
+        if known.is_disputed(header):
+            # SQLite has one writer at a time. On PostgreSQL this transaction shares locks that are needed alone.
+            return add_disputed(connection, instance, known, headers) if index.is_sqlite else None
+        fill(connection, instance, known)
+        if not insert(lambda each, values: each.execute(connection, values).first(), dialect, instance):
+            raise LostRace("the image or a row above it was changed by another transaction")
+        return ()
 
     conflicts = index.run_shared(work, quick)
     return index.run_alone(partial(add_locked, instance=instance, headers=headers)) if conflicts is None else conflicts

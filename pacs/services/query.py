@@ -19,7 +19,7 @@ from pacs.services.replaced import read_current
 from pacs.support.cancellation import Cancellation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as `Match`
 class QueryMatch:
     """A match, and the attributes that were read from its file; None if none had to be read."""
 

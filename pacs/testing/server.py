@@ -41,6 +41,7 @@ class PacsServer(Archive):
         loaded = load_scenario(scenario) if isinstance(scenario, str | Path) else scenario
         self._given_settings = {
             "server.port": 0,
+            "server.workers": 1,
             "database.url": f"sqlite:///{folder}/pacs.db",
             "files.url": str(folder / "files"),
             "limits.drain_seconds": 1,

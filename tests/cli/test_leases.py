@@ -71,7 +71,7 @@ def test_a_report_that_a_killed_process_was_sending_is_sent_at_once(tmp_path, re
     with ExitStack() as stack:
         url = stack.enter_context(fresh_database(kind, request, tmp_path))
         words = (*known(peer, tmp_path), *NEVER, "--set", f"database.url={url}")
-        run = workers(tmp_path, count, *words) if count > 1 else process(tmp_path, *words)
+        run = workers(tmp_path, count, *words) if count > 1 else process(tmp_path, *words, "--workers", "1")
         server = stack.enter_context(run)
         filled(tmp_path, server)
         with silent(peer.port) as caller:

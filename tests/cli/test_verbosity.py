@@ -118,7 +118,7 @@ def test_the_log_of_a_server_has_the_level_of_the_option(pacs, tmp_path, monkeyp
         seen.extend((logging.getLevelName(logging.getLogger().level), archive.config.log.level, read().log.level))
 
     monkeypatch.setattr("pacs.daemon.run_until_signalled", run)
-    assert pacs("serve", option).exit_code == 0
+    assert pacs("serve", option, "--workers", "1").exit_code == 0
     assert seen == [level] * 3
 
 

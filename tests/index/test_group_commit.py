@@ -162,7 +162,7 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
     first = CompiledStatement.first
 
     def noting(self: CompiledStatement, driver, dialect: str, values):
-        said.append(self._text_and_parameters(dialect, values)[0])
+        said.append(self.text_and_parameters(dialect, values)[0])
         return first(self, driver, dialect, values)
 
     monkeypatch.setattr(CompiledStatement, "first", noting)

@@ -107,9 +107,9 @@ def test_the_list_of_many_candidates_does_not_walk_through_all_rows(index, execu
     if index.is_sqlite:
         for few in (10_000, 1):
             monkeypatch.setattr(search, "FEW", few)
-            listing = statements.listing(
-                query, ("1.2.1",), 10, *search.list_conditions(index, query, None, Cancellation())
-            )
+            with index.read() as connection:
+                conditions = search.list_conditions(connection, query, None)
+            listing = statements.listing(query, ("1.2.1",), 10, *conditions)
             plan = query_plan._planned(index, "", listing)
             assert plan.is_indexed, plan.plan
             assert "sorts the rows" in plan.access

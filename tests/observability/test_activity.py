@@ -216,7 +216,7 @@ def show_activity():
     print(json.dumps([activity.running(), activity.events()]), flush=True)
 
 fixed = {"server.port": 0, "server.workers": 2, "web.enabled": False}
-with Archive(from_settings(fixed)) as archive:
+with Archive(from_settings(fixed), workers=2) as archive:
     archive.events.subscribe(show)
     supervise(archive, stopping=show_activity)
 """

@@ -21,7 +21,6 @@ from pacs.pixels.decoder import probe
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
-from pacs.support import cores as support_cores
 from pacs.testing import serving
 from tests.decoders import decoders, is_alive
 from tests.pixels import misbehaving
@@ -300,17 +299,7 @@ def test_an_archive_starts_decoders_when_they_are_needed_and_ends_them_when_it_s
 @pytest.mark.parametrize(("workers", "chosen", "each"), [(1, 4, 4), (4, 4, 1), (4, 5, 2), (3, 1, 1)])
 def test_workers_share_the_number_of_decoders(workers, chosen, each):
     """Every worker has one at least."""
-    config = Config(server={"workers": workers}, limits={"decoders": chosen})
-    assert settings.decoders(config) == each
-
-
-def test_in_a_container_there_are_as_many_decoders_as_it_has_cpu_time_for(tmp_path, monkeypatch):
-    """Rounded up; "max" is no limit."""
-    cores = len(os.sched_getaffinity(0))
-    monkeypatch.setattr(support_cores, "CPU_SHARE", tmp_path / "cpu.max")
-    for text, expected in {"150000 100000": min(2, cores), "50000 100000": 1, "max 100000": cores}.items():
-        (tmp_path / "cpu.max").write_text(f"{text}\n")
-        assert settings.decoders(Config()) == expected
+    assert settings.decoders(Config(limits={"decoders": chosen}), workers) == each
 
 
 def test_by_default_there_is_a_decoder_for_each_core():
@@ -318,7 +307,7 @@ def test_by_default_there_is_a_decoder_for_each_core():
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
-        assert settings.decoders(Config()) == 1
+        assert settings.decoders(Config(), 1) == 1
     finally:
         os.sched_setaffinity(0, before)
-    assert settings.decoders(Config()) == len(before)
+    assert settings.decoders(Config(), 1) == len(before)
