@@ -34,8 +34,8 @@ class Operation:
 def loaded(bench: Bench) -> Iterator[Row]:
     """Measure each operation in a quiet time and under load, one run after the other."""
     seconds = bench.sustained.seconds / 2
-    with bench.archives(*SYSTEMS) as archives:
-        for each in _operations(bench):
+    with bench.archives(*(SYSTEMS[:1] if bench.subset else SYSTEMS)) as archives:
+        for each in _operations(bench)[: 2 if bench.subset else None]:
             yield from bench.interleave(_lines(each), archives, partial(_measure, bench, each, seconds))
 
 

@@ -69,8 +69,8 @@ class Site:
 
     folder: Path
     sink_port: int = 1
-    far_port: int = 1
     settings: Sequence[str] = field(default=())
+    far_port: int = 1
     certificate: Certificate | None = None
     """With a certificate the associations are encrypted."""
 
