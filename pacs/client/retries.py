@@ -128,7 +128,7 @@ class _Attempts:
 
 def pause_after(number: int) -> float:
     """Return the seconds to wait after an attempt, counted from 0."""
-    return min(FIRST_PAUSE * 2 ** min(number, 64), LONGEST_PAUSE)  # a larger power has no float
+    return min(FIRST_PAUSE * 2.0 ** min(number, 64), LONGEST_PAUSE)  # a larger power has no float
 
 
 def is_transient(error: PacsError) -> bool:
