@@ -7,6 +7,7 @@ kept unchanged. Only an element longer than `LONGEST` is omitted; it is in the s
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from itertools import zip_longest
 from struct import Struct
 
@@ -19,7 +20,7 @@ from pacs.dicom.dataset import CHARACTER_SET, EXPLICIT_LITTLE, Element, View, la
 from pacs.dicom.elements import LONG_VRS, SHORT_VRS
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.lru_cache import LRUCache
-from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS, sounds
+from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS, comparable, name_groups, sounds
 
 BINARY = BINARY_INTEGERS | BINARY_FLOATS | {"SQ", "UN"}
 
@@ -131,10 +132,10 @@ def columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
     within): that column is None, and the row is matched outside SQL.
     """
     if level is QueryLevel.IMAGE:
-        return _plain_image_columns(blob) or general_columns(level, blob)
+        return _plain_columns(level, blob) or general_columns(level, blob)
     known = _columns_cache.get((level, blob))
     if known is None:
-        known = general_columns(level, blob)
+        known = _plain_columns(level, blob) or general_columns(level, blob)
         _columns_cache.put((level, blob), known, 2 * len(blob) + 2000)
     return dict(known)
 
@@ -142,18 +143,22 @@ def columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
 _columns_cache: LRUCache[tuple[QueryLevel, bytes], Mapping[str, Column]] = LRUCache(4096, 16 << 20)
 """The columns of patient, study and series, which are the same for all images of a series."""
 
-_IMAGE_COLUMNS = {by_keyword(each).tag: (column_name(each), by_keyword(each).vr) for each in COLUMNS[QueryLevel.IMAGE]}
-_PLAIN: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], Column]]] = {
-    "UI": (re.compile(rb"[0-9.]{1,64}"), lambda value: value.decode("ascii")),
+_TEXT = re.compile(rb"[ -[\]-~]{1,64}")
+"""One value in ASCII without control characters: usual values, all of which fit their columns."""
+_PLAIN: dict[str, tuple[re.Pattern[bytes], Callable[[str], Column]]] = {
+    "UI": (re.compile(rb"[0-9.]{1,64}"), str),
     "IS": (re.compile(rb"[+-]?[0-9]{1,18}"), int),
+    **dict.fromkeys(("CS", "LO", "PN", "SH"), (_TEXT, str)),
+    **{vr: (re.compile(rb"[0-9.]{2,13}"), partial(comparable, vr)) for vr in ("DA", "TM")},
 }
-"""For each VR of the columns of an image: the pattern of a plain value, and its conversion to the column value."""
+"""For each VR of a column: the pattern of a plain value, and its conversion to the column value, None if invalid."""
 
 
-def _plain_image_columns(blob: bytes) -> dict[str, Column] | None:
-    """Return the columns of an image when all values are plain, else None."""
-    filled: dict[str, Column] = {"irregular": False, **{name: None for name, _ in _IMAGE_COLUMNS.values()}}
-    at, last = 0, max(_IMAGE_COLUMNS)
+def _plain_columns(level: QueryLevel, blob: bytes) -> dict[str, Column] | None:
+    """Return the columns when all values are plain, else None."""
+    attributes, last, empty = _layout(level)
+    filled = dict(empty)
+    at = 0
     while at < len(blob):
         group, element, vr, length = _HEAD.unpack_from(blob, at)
         tag, at = group << 16 | element, at + 8
@@ -161,14 +166,33 @@ def _plain_image_columns(blob: bytes) -> dict[str, Column] | None:
             break
         if vr in _LONG_VRS:
             length, at = _LONG_LENGTH.unpack_from(blob, at)[0], at + 4
-        name, expected = _IMAGE_COLUMNS.get(tag, ("", ""))
+        name, expected = attributes.get(tag, ("", ""))
         if name and (value := blob[at : at + length].strip(b" \0")):
-            shape, column = _PLAIN[expected]
+            shape, convert = _PLAIN[expected]
             if vr != expected.encode() or not shape.fullmatch(value):
                 return None
-            filled[name] = column(value)
+            column = convert(value.decode("ascii"))
+            if column is None:
+                return None
+            if expected == "PN":
+                filled |= _name_parts(name, _names(str(column)))
+            else:
+                filled[name] = column
         at += length
     return filled
+
+
+@cache
+def _layout(level: QueryLevel) -> tuple[Mapping[int, tuple[str, str]], int, Mapping[str, Column]]:
+    """Return the columns and VRs of a level by tag, the last tag, and the columns of a row without values."""
+    attributes = {by_keyword(each).tag: (column_name(each), by_keyword(each).vr) for each in COLUMNS[level]}
+    return attributes, max(attributes), general_columns(level, b"")
+
+
+def _names(text: str) -> tuple[tuple[str, ...], ...]:
+    """Return the folded component groups of a name, as `View.names` does."""
+    groups = name_groups(text)
+    return (groups,) if groups else ()
 
 
 def general_columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:

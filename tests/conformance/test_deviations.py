@@ -163,7 +163,7 @@ DEVIATIONS = {
     "N11": Changes(piece=5000),
     "N12": ends(C_ECHO, set_element(wire.STATUS, 0x0211)),
     "N14": accepts(lambda accept: accept.replace(SC.encode() + b"\x01\x00", SC.encode() + b"\x01\x01")),
-    "N15": accepts(lambda accept: accept.replace(b"\x53\x00\x00\x04\x00\x01", b"\x53\x00\x00\x04\x00\x09")),
+    "N15": accepts(lambda accept: accept.replace(b"\x53\x00\x00\x04\x00\x05", b"\x53\x00\x00\x04\x00\x09")),
     "N16": accepts(with_item(0x59, b"\x00\x00")),
     "N18": Changes(
         offer=lambda body: body.replace(item(0x10, UNKNOWN_UID.encode()), item(0x10, b"1.2.840.10008.3.1.1.1"))

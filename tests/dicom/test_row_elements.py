@@ -228,6 +228,23 @@ def test_a_value_that_does_not_fit_its_column_makes_the_row_irregular(level, val
     assert found["irregular"] is True
 
 
+USUAL = ["20200131", "2020.02.28", "20200230", "101530", "10:15", "1015.5", "7", " +07 ", "1.2.3", "DOE^J=X=y", "^"]
+VALUES = st.one_of(
+    st.sampled_from(USUAL),
+    st.text("Ab 1.^=-\\\0é*", max_size=8),
+    st.text("a ^=", min_size=60, max_size=70),
+)  # fmt: skip
+
+
+@given(st.sampled_from(QueryLevel), st.data())
+def test_plain_values_fill_the_same_columns_as_any_others(level, data):
+    """The fast path for usual values gives what the general one gives."""
+    keywords = st.sampled_from(COLUMNS[level])
+    values = data.draw(st.dictionaries(keywords, VALUES.map(str.encode)))
+    blob = row_elements.encode(row_elements.select(level, dataset("ISO_IR 192", **values)))
+    assert row_elements.columns(level, blob) == row_elements.general_columns(level, blob)
+
+
 def test_every_attribute_with_a_column_has_a_suitable_vr():
     """A column attribute is kept with its row, and its VR has a comparable form that a column can hold."""
     for level, keywords in COLUMNS.items():

@@ -330,16 +330,6 @@ def test_the_agreed_bytes_are_decoded() -> None:
 # --- the rest of the user information ----------------------------------------------------------------------------
 
 
-def test_async_operations_are_answered_with_one_and_one(serve: Serve) -> None:
-    """If they were proposed, and only then."""
-    archive = serve()
-    with Peer(archive.port) as peer:
-        window = item(0x53, struct.pack(">HH", 0, 5))
-        assert (0x53, b"\0\1\0\1") in information_of(peer.associate(information=raw.user_information(16384, window)))
-    with Peer(archive.port) as peer:
-        assert 0x53 not in dict(information_of(peer.associate()))
-
-
 def identity(kind: int, primary: bytes, secondary: bytes = b"", *, asked: bool = True) -> bytes:
     """Return a User Identity sub-item."""
     return item(

@@ -17,6 +17,9 @@ from tests import raw
 from tests.archives import identifier, take_in
 from tests.certificates import Authority
 from tests.committing import PUSH_MODEL
+from tests.dimse.test_asynchronous_operations import DATASETS
+from tests.dimse.test_asynchronous_operations import Destination as WindowDestination
+from tests.dimse.test_store_suboperations import move
 from tests.docs.requests import (
     CT,
     FIND,
@@ -184,11 +187,23 @@ def test_requests_are_performed_one_after_the_other(archive):
     assert order == [1, 1, 1, 2, 2, 2]
 
 
-@covers("A proposed asynchronous operations window is answered")
+@covers("A proposed asynchronous operations window is accepted")
 def test_the_asynchronous_operations_window(archive):
-    """With (1, 1); no answer without a proposal."""
-    assert (0x53, b"\0\1\0\1") in answered(archive.port, raw.item(0x53, struct.pack(">HH", 0, 9)))
+    """Up to (16, 16); no answer without a proposal."""
+    assert (0x53, b"\0\x10\0\x09") in answered(archive.port, raw.item(0x53, struct.pack(">HH", 0, 9)))
     assert 0x53 not in dict(answered(archive.port))
+
+
+@covers("A C-MOVE proposes (16, 1)")
+@pytest.mark.parametrize("associations", [1, 2])
+def test_a_c_move_uses_the_window_that_the_destination_accepts(tmp_path, associations):
+    """Also on one of several associations."""
+    with WindowDestination(least=5) as taker:
+        peer = taker.peer() | {"associations": associations}
+        with serving(tmp_path, {"peers": [peer]}) as running:
+            take_in(running, DATASETS)
+            assert move(running)[-1].status == 0x0000
+    assert (taker.most, set(taker.proposed)) == (5, {struct.pack(">HH", 16, 1)})
 
 
 @covers(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -37,6 +38,7 @@ from pacs.errors import (
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
+from pacs.index.raw_connections import RawConnections
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.maintenance import Maintenance
 from pacs.services.orphans import adopt
@@ -565,22 +567,51 @@ class _FailingIncoming:
         self._incoming.__exit__(*exc)
 
 
+class RefusingDriver:
+    """A connection of a driver that refuses statements with a text, or the commit."""
+
+    def __init__(self, driver: Any, refused: str, error: Exception) -> None:
+        self._driver, self._refused, self._error = driver, refused, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def execute(self, statement: str, *parameters: Any) -> Any:
+        """Execute a statement, or refuse it."""
+        if self._refused in statement:
+            raise self._error
+        return self._driver.execute(statement, *parameters)
+
+    def commit(self) -> None:
+        """Commit, or refuse to."""
+        if self._refused == "COMMIT":
+            raise self._error
+        self._driver.commit()
+
+
 @contextmanager
-def failing_statements(index: Index, beginning: str) -> Iterator[None]:
-    """Make the database refuse statements that begin like this, in the `with` block."""
+def failing_statements(index: Index, refused: str) -> Iterator[None]:
+    """Make the database refuse statements with this text, in the `with` block, on all connections."""
     engine = index._engine
 
     def refuse(connection, cursor, statement, *_: object) -> None:
-        if statement.lstrip().startswith(beginning):
+        if refused in statement:
             raise OperationalError(statement, None, Exception("no"))
 
     def refuse_commit(connection) -> None:
         raise OperationalError("COMMIT", None, Exception("no"))
 
-    name, listener = ("commit", refuse_commit) if beginning == "COMMIT" else ("before_cursor_execute", refuse)
+    def use(self: RawConnections, work: Any) -> Any:
+        error = engine.dialect.loaded_dbapi.OperationalError("no")
+        return real(self, lambda driver: work(RefusingDriver(driver, refused, error)))
+
+    real = RawConnections.use
+    name, listener = ("commit", refuse_commit) if refused == "COMMIT" else ("before_cursor_execute", refuse)
     event.listen(engine, name, listener)
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(RawConnections, "use", use)
+            yield
     finally:
         event.remove(engine, name, listener)
 

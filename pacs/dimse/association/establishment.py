@@ -197,11 +197,12 @@ def request(
     protection: Protection | None = None,
     listens_within: float = 0.0,
     user_identity: UserIdentity | None = None,
+    window: int = 1,
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
     With `lenient_roles` an acceptor that does not answer them has accepted them. For `listens_within` seconds, a peer
-    that cannot be reached is called again.
+    that cannot be reached is called again. `window` is the most requests without a response, if the peer accepts them.
     At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
     as soon as the cancellation of `wait_context` is requested.
     """
@@ -214,6 +215,7 @@ def request(
         extended=extended or {},
         max_pdu=limits.max_pdu,
         user_identity=user_identity,
+        window=window,
     )
     connection = _connect(host, port, time.monotonic() + limits.connect, wait_context, listens_within)
     upper = UpperLayer(

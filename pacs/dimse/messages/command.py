@@ -4,7 +4,7 @@ A command set is always Implicit VR Little Endian (PS3.7 6.3.1) and small. It is
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import overload
 
@@ -226,12 +226,13 @@ class Command:
         """The name of the message, such as "C-STORE-RSP"."""
         return f"{operation_name(self.field & ~RESPONSE)}-{'RSP' if self.is_response else 'RQ'}"
 
-    def violation_as_response(self, field: int, message_id: int) -> str:
-        """Return why this is no response to the request `message_id`, '' if it is one."""
+    def violation_as_response(self, field: int, message_ids: Collection[int]) -> str:
+        """Return why this is no response to one of the requests with these Message IDs, '' if it is one."""
         if self.field != field | RESPONSE:
             return f"it came where a {operation_name(field)}-RSP was due"
-        if self.responding_to != message_id:
-            return f"(0000,0120) Message ID {self.responding_to} came where {message_id} was due"
+        if self.responding_to not in message_ids:
+            due = " or ".join(map(str, sorted(message_ids)))
+            return f"(0000,0120) Message ID {self.responding_to} came where {due} was due"
         return ""
 
     @property

@@ -1,6 +1,6 @@
 """Send the instances of a C-MOVE to its destination: the associations they need, opened, and reopened when lost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pacs.dimse.association.storage_contexts import Proposal, batches
 from pacs.dimse.scp.store_sender import ContextMissing, Sending, StoreSender, SubOperations, failed, send_each
@@ -43,6 +43,7 @@ class DestinationAssociation:
         self._added: tuple[Proposal, ...] = ()
         """Contexts for instances that were replaced after `use` by others, in another transfer syntax or SOP Class."""
         self._sender: StoreSender | None = None
+        """That of the open association."""
         self._has_sent = False
         """Whether the open association has sent an instance."""
         self.last_failure = ""
@@ -51,6 +52,16 @@ class DestinationAssociation:
     def is_given_up(self) -> bool:
         """Whether the destination failed so often that it is not called again."""
         return self._failures >= self._attempts
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an association is open, as far as is known."""
+        return self._sender is not None
+
+    @property
+    def window(self) -> int:
+        """The most instances that may be sent before the response to the first."""
+        return self._sender.window if self._sender is not None else 1
 
     def use(self, proposals: tuple[Proposal, ...]) -> None:
         """Propose these contexts from now on; an association that is open with others is released."""
@@ -75,7 +86,7 @@ class DestinationAssociation:
         return self._sender
 
     def send(
-        self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance] = ()
+        self, instance: StoredInstance, wait_context: WaitContext, following: Iterable[StoredInstance] = ()
     ) -> Sending:
         """Send an instance as `StoreSender.send`; it fails when the association is lost.
 
@@ -99,36 +110,42 @@ class DestinationAssociation:
         return result
 
     def _send(
-        self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance]
+        self, instance: StoredInstance, wait_context: WaitContext, following: Iterable[StoredInstance]
     ) -> Sending:
         """Send an instance, on a new association if need be.
 
         It needs one when it was replaced and its contexts were not proposed, or when the open association is lost after
-        other instances: some destinations close after each one. The C-STORE of an instance may be repeated.
+        other instances: some destinations close after each one. The C-STORE of an instance may be repeated. Of several
+        instances without a response, the loss counts for the first; the others are sent again.
         """
         while True:
+            sender = self.open(wait_context)
             try:
-                result = yield from self.open(wait_context).send(instance, wait_context, following)
+                result = yield from sender.send(instance, wait_context, following)
             except ContextMissing as error:
-                if not self._propose_also(error.proposals):
+                if not self._propose_also(error.proposals, wait_context):
                     raise
-            except PeerTimeout:
-                raise
-            except AssociationLost:
-                if not self._has_sent:
-                    raise
-                self._abort()
+            except AssociationLost as error:
+                if sender is self._sender:
+                    if not self._has_sent or isinstance(error, PeerTimeout):
+                        raise
+                    self._abort()
             else:
-                self._has_sent = True
+                self._has_sent = self._has_sent or sender is self._sender
                 return result
+            wait_context.cancellation.check()
 
-    def _propose_also(self, proposals: tuple[Proposal, ...]) -> bool:
+    def _propose_also(self, proposals: tuple[Proposal, ...], wait_context: WaitContext) -> bool:
         """Propose further contexts from now on. Return whether that may help: there are new ones, and not too many."""
         proposed = (*self._proposals, *self._added)
         new = tuple(each for each in proposals if each not in proposed)
         if not new or len(proposed) + len(new) > MAX_CONTEXTS:
             return False
-        self.close()
+        try:
+            self.open(wait_context).receive_all(wait_context)
+            self.close()
+        except AssociationLost:
+            self._abort()
         self._added += new
         return True
 

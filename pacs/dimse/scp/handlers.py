@@ -30,6 +30,7 @@ from pacs.dimse.scp.parallel_associations import send_in_parallel
 from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS, RetrieveLimits, RetrieveTask
 from pacs.dimse.scp.store_sender import StoreSender, SubOperations, send_each
 from pacs.dimse.server.client_defects import readable_contexts
+from pacs.dimse.upper.user_information import MOST_OPERATIONS
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
@@ -255,6 +256,7 @@ class Handlers:
                 wait_context=wait_context,
                 protection=self.protect(destination),
                 listens_within=LISTENS_WITHIN if is_requestor else 0.0,
+                window=MOST_OPERATIONS,
             )
         except DestinationUnreachable as error:
             where = f"{destination.ae_title} at {host_and_port(destination.host, destination.port)}"

@@ -1,7 +1,8 @@
 """C-STORE sub-operations on one association (PS3.4 C.4.2, C.4.3): requests, their responses, look-ahead."""
 
 import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -22,9 +23,6 @@ from pacs.services.retrieve import Outcome, Retrieval, RetrieveService
 
 NO_RESPONSE = 0x0110
 """The status of a sub-operation that had no response: processing failure (PS3.7 C.5.9)."""
-
-MOST_AHEAD = 64
-"""How many of the following instances are looked at, at most, to begin their conversion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,14 @@ Sending = Generator[None, None, StoreResult]
 
 
 class InstanceSender(Protocol):
-    """Sends one instance after the other: a `StoreSender`, or a `DestinationAssociation` that reconnects."""
+    """Sends instances: a `StoreSender`, or a `DestinationAssociation` that reconnects."""
+
+    @property
+    def window(self) -> int:
+        """The most instances that may be sent before the response to the first."""
 
     def send(
-        self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance] = ()
+        self, instance: StoredInstance, wait_context: WaitContext, following: Iterable[StoredInstance] = ()
     ) -> Sending:
         """Send an instance; begin the `following` ones while its response is due. Raises Cancelled, ContextMissing."""
 
@@ -80,20 +82,42 @@ while the response to a sub-operation is due.
 """
 
 
-def send_each(sender: InstanceSender, instances: Sequence[StoredInstance], wait_context: WaitContext) -> SubOperations:
-    """Send instances one after the other."""
-    for number, instance in enumerate(instances, 1):
-        wait_context.process_input()
-        if wait_context.cancellation.requested:
+def send_each(sender: InstanceSender, instances: Iterable[StoredInstance], wait_context: WaitContext) -> SubOperations:
+    """Send instances, as many before the response to the first as the window of `sender` allows."""
+    remaining = deque(instances)
+    yield from send_while(lambda: remaining.popleft() if remaining else None, sender, wait_context, remaining)
+
+
+def send_while(
+    take: Callable[[], StoredInstance | None],
+    sender: InstanceSender,
+    wait_context: WaitContext,
+    following: Iterable[StoredInstance] = (),
+) -> SubOperations:
+    """Send what `take` returns, as `send_each`, until it returns None; `following` are instances that come later."""
+    running = deque[SubOperations]()
+    while True:
+        instance = None
+        if len(running) < sender.window:
+            wait_context.process_input()
+            instance = None if wait_context.cancellation.requested else take()
+        if instance is not None:
+            begun = send_one(sender, instance, wait_context, following)
+            failed_at_once = next(begun)
+            if failed_at_once is None:
+                running.append(begun)
+            yield failed_at_once
+        elif running:
+            yield from running.popleft()
+        else:
             return
-        yield from send_one(sender, instance, wait_context, instances[number : number + MOST_AHEAD])
 
 
 def send_one(
     sender: InstanceSender,
     instance: StoredInstance,
     wait_context: WaitContext,
-    following: Sequence[StoredInstance] = (),
+    following: Iterable[StoredInstance] = (),
 ) -> SubOperations:
     """Send one instance."""
     began = time.monotonic()
@@ -157,9 +181,10 @@ _Begun = _Request | _Converting
 
 @dataclass(slots=True)
 class StoreSender:
-    """Sends the instances of a retrieve as C-STORE requests on one association, one after the other.
+    """Sends the instances of a retrieve as C-STORE requests on one association.
 
-    `originator` is the calling AE title and the Message ID of the C-MOVE, None for a C-GET. Close it after use.
+    Several may be without a response, and the peer may respond in any order (PS3.7 D.3.3.3). `originator` is the
+    calling AE title and the Message ID of the C-MOVE, None for a C-GET. Close it after use.
     """
 
     association: Association
@@ -178,13 +203,22 @@ class StoreSender:
     _message_id: int = field(default=0, init=False)
     _ahead: LookAhead[StoredInstance, _Begun] = field(init=False)
     _wait_context: WaitContext = field(init=False)
+    _due: set[int] = field(default_factory=set, init=False)
+    """The Message IDs of requests whose response has not arrived."""
+    _arrived: dict[int, Command] = field(default_factory=dict, init=False)
+    """Responses that arrived before their turn, by Message ID."""
     _routes: dict[tuple[str, str], tuple[_Route, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._ahead = LookAhead(self._begin, self.retrieve.pixels.at_once)
 
+    @property
+    def window(self) -> int:
+        """The most instances that may be sent before the response to the first."""
+        return self.association.agreement.window
+
     def send(
-        self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance] = ()
+        self, instance: StoredInstance, wait_context: WaitContext, following: Iterable[StoredInstance] = ()
     ) -> Sending:
         """Send one instance and return its result; read and convert `following` ahead while the response is due.
 
@@ -199,7 +233,12 @@ class StoreSender:
             raise
         except PacsError as error:
             return failed(error)
-        self._write(request, wait_context)
+        try:
+            self._write(request, wait_context)
+        except AssociationLost:
+            if self._due:
+                yield  # the first instance without a response goes first: the loss counts for it
+            raise
         yield
         self._ahead.begin(self._worth_beginning(following))
         return self._result(request, wait_context)
@@ -207,6 +246,11 @@ class StoreSender:
     def close(self) -> None:
         """End the conversions of instances that were not sent."""
         self._ahead.close()
+
+    def receive_all(self, wait_context: WaitContext) -> None:
+        """Receive the responses that are due, so that the association can be released. Raises as `send`."""
+        while self._due:
+            self._receive(wait_context)
 
     def _worth_beginning(self, following: Iterable[StoredInstance]) -> Iterator[StoredInstance]:
         """Yield the instances that are converted, up to the first one that is not: one file is read ahead."""
@@ -320,6 +364,7 @@ class StoreSender:
     def _write(self, request: _Request, wait_context: WaitContext) -> None:
         try:
             self.association.send_prepared(request.pdus, wait_context=wait_context)
+            self._due.add(request.message_id)
         except (AssociationLost, Cancelled):
             raise
         except PacsError as error:  # a part of the data set was sent: the association had to be aborted
@@ -329,14 +374,22 @@ class StoreSender:
 
     def _result(self, request: _Request, wait_context: WaitContext) -> StoreResult:
         """Wait for the response to `request` and return the result it stands for (V5)."""
+        while request.message_id not in self._arrived:
+            self._receive(wait_context)
+        response = self._arrived.pop(request.message_id)
+        outcome = _outcome_of(response.status)
+        return StoreResult(outcome, response.status, response.error_comment or "", request.transfer_syntax)
+
+    def _receive(self, wait_context: WaitContext) -> None:
+        """Receive the response to any request."""
         message = self.association.receive(self.timeout, wait_context=wait_context)
         if message is None:
             raise AssociationLost(f"The association with the destination is over: {self.association.end_reason}")
         response = message.command
-        if violation := response.violation_as_response(CommandField.C_STORE, request.message_id):
+        if violation := response.violation_as_response(CommandField.C_STORE, self._due):
             raise self.association.violated(message, violation)
-        outcome = _outcome_of(response.status)
-        return StoreResult(outcome, response.status, response.error_comment or "", request.transfer_syntax)
+        self._due.remove(response.responding_to)
+        self._arrived[response.responding_to] = response
 
 
 def _outcome_of(code: int) -> Outcome:

@@ -147,7 +147,7 @@ class Exchange:
         if message is None:
             return None
         command = message.command
-        if violation := command.violation_as_response(self._request.field, self._request.message_id):
+        if violation := command.violation_as_response(self._request.field, (self._request.message_id,)):
             raise self._requestor.association.violated(message, violation)
         if command.is_pending and not self._may_pend(command):
             what = f"(0000,0900) Status is Pending ({command.status:04X}), and "

@@ -8,7 +8,6 @@ from typing import Protocol, cast
 from pydicom.uid import UID, ImplicitVRLittleEndian, UID_dictionary
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
-    AsynchronousOperationsWindowNegotiation,
     SCP_SCU_RoleSelectionNegotiation,
     UserIdentityNegotiation,
 )
@@ -36,6 +35,7 @@ from pacs.dimse.upper.user_information import (
     UserIdentity,
     UserInformation,
     accepted_contexts,
+    acceptor_window,
     extended_items,
     extended_of,
     identity_of,
@@ -44,6 +44,7 @@ from pacs.dimse.upper.user_information import (
     implementation_of,
     items_of,
     max_pdu_of,
+    window_answer,
 )
 from pacs.errors import NotAuthorized
 
@@ -121,7 +122,7 @@ class AcceptorPolicy:
         if self._receives_by_get(request):
             agreement = replace(agreement, contexts=self._sendable(agreement.contexts))
         items: list[UserInformation] = [*implementation_items(max_pdu), *roles, *extended_items(agreement.extended)]
-        items += _async_operations(request)
+        items += window_answer(request)
         if identity and identity.response_requested and (user or identity.type in (1, 2)):
             items.append(_identity_response())
         return _accepting(contexts, items), agreement
@@ -299,6 +300,7 @@ def _agreement(
         user_identity=identity,
         implementation=implementation_of(request),
         implementation_class_uid=implementation_class_uid_of(request),
+        window=acceptor_window(request),
     )
 
 
@@ -316,12 +318,3 @@ def _identity_response() -> UserInformation:
     item = UserIdentityNegotiation()
     item.server_response = b""
     return item
-
-
-def _async_operations(request: A_ASSOCIATE) -> list[UserInformation]:
-    """Return the item for one operation at a time each way, if the peer proposed a window (PS3.7 D.3.3.3)."""
-    if not items_of(request, AsynchronousOperationsWindowNegotiation):
-        return []
-    window = AsynchronousOperationsWindowNegotiation()
-    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 1
-    return [window]

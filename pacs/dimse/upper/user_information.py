@@ -37,6 +37,9 @@ DEFAULT_MAX_PDU = 16_384
 SMALLEST_PDU = 8
 """A maximum length below this leaves no room for two bytes of a message: such a peer cannot be answered."""
 
+MOST_OPERATIONS = 16
+"""The most requests without a response that this AE sends, or takes from a peer that negotiated a window."""
+
 # --- contexts and agreement ---------------------------------------------------------------------------------------
 
 
@@ -101,6 +104,8 @@ class Agreement:
     """The peer's Implementation Version Name, or ''."""
     implementation_class_uid: str = ""
     """The peer's Implementation Class UID, or ''."""
+    window: int = 1
+    """The most requests of this AE without a response (PS3.7 D.3.3.3)."""
 
 
 # --- the requestor's side ----------------------------------------------------------------------------------------
@@ -125,8 +130,14 @@ def propose(
     extended: Mapping[str, bytes],
     max_pdu: int,
     user_identity: UserIdentity | None = None,
+    window: int = 1,
 ) -> AssociateRequest:
-    """Return the A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax."""
+    """Return the A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax.
+
+    `window` is the most requests that are sent before the response to the first. With an SCP role, as for a C-GET, the
+    peer may send as many before ours: they wait in the socket.
+    """
+    performed = MOST_OPERATIONS if any(scp for _, scp in roles.values()) else 1
     contexts = [build_context(abstract, list(syntaxes)) for abstract, syntaxes in proposals]
     for index, context in enumerate(contexts):
         context.context_id = 2 * index + 1
@@ -141,6 +152,7 @@ def propose(
         *_role_items(roles),
         *extended_items(extended),
         *_identity_items(user_identity),
+        *_window_items(window, performed),
     ]
     return request
 
@@ -167,6 +179,7 @@ def confirmed(request: AssociateRequest, answer: A_ASSOCIATE, *, lenient_roles: 
         proposed_extended=extended_of(request),
         implementation=implementation_of(answer),
         implementation_class_uid=implementation_class_uid_of(answer),
+        window=_narrower(_windows_of(request)[0], _windows_of(answer)[0]),
     )
 
 
@@ -293,6 +306,41 @@ def _identity_items(identity: UserIdentity | None) -> Iterator[UserInformation]:
         item.positive_response_requested = identity.response_requested
         item.primary_field, item.secondary_field = identity.primary, identity.secondary
         yield item
+
+
+def _window_items(invoked: int, performed: int) -> Iterator[UserInformation]:
+    if max(invoked, performed) > 1:
+        yield _window_item(invoked, performed)
+
+
+def _window_item(invoked: int, performed: int) -> UserInformation:
+    item = AsynchronousOperationsWindowNegotiation()
+    item.maximum_number_operations_invoked, item.maximum_number_operations_performed = invoked, performed
+    return item
+
+
+def _windows_of(primitive: A_ASSOCIATE) -> tuple[int, int]:
+    """Return the operations that the requestor may invoke and perform at a time; 0 is without limit."""
+    for item in items_of(primitive, AsynchronousOperationsWindowNegotiation):
+        return item.maximum_number_operations_invoked, item.maximum_number_operations_performed
+    return 1, 1
+
+
+def _narrower(*windows: int) -> int:
+    """Return the smallest of some windows and our own."""
+    return min((MOST_OPERATIONS, *filter(None, windows)))
+
+
+def window_answer(request: A_ASSOCIATE) -> list[UserInformation]:
+    """Return the item with the accepted windows, if the requestor proposed any (PS3.7 D.3.3.3)."""
+    if not items_of(request, AsynchronousOperationsWindowNegotiation):
+        return []
+    return [_window_item(*map(_narrower, _windows_of(request)))]
+
+
+def acceptor_window(request: A_ASSOCIATE) -> int:
+    """Return how many requests the acceptor may have without a response: those that the requestor performs."""
+    return _narrower(_windows_of(request)[1])
 
 
 def extended_items(extended: Mapping[str, bytes]) -> Iterator[UserInformation]:
