@@ -16,13 +16,14 @@ from benchmarks.bench import Bench, Row, Sustained, say
 from benchmarks.client import RequestFailed
 from benchmarks.convert import convert
 from benchmarks.find import find
+from benchmarks.loaded import loaded
 from benchmarks.memory import memory
 from benchmarks.million import million
-from benchmarks.move import move
 from benchmarks.peers import SYSTEMS
 from benchmarks.processes import NotRunning
 from benchmarks.report import Report
 from benchmarks.results import Results
+from benchmarks.retrieve import far, retrieve
 from benchmarks.shapes import SHAPES
 from benchmarks.storescu import storescu
 from benchmarks.sustained import encrypted, sustained
@@ -35,7 +36,9 @@ FAMILIES: dict[str, Family] = {
     "sustained": sustained,
     "tls": encrypted,
     "find": find,
-    "move": move,
+    "loaded": loaded,
+    "retrieve": retrieve,
+    "far": far,
     "convert": convert,
     "setup": setup,
     "idle": idle,
@@ -45,8 +48,11 @@ FAMILIES: dict[str, Family] = {
 }
 """All measurements by their name for `--only`."""
 
-DEFAULT = ("storescu", "sustained", "find", "move", "setup", "idle")
-"""The measurements without options: they end within 25 minutes."""
+DEFAULT = ("storescu", "sustained", "find", "loaded", "retrieve", "far", "setup", "idle")
+"""The measurements without options: the most telling cells of them end within 25 minutes."""
+
+SUBSET = ("pacs", "pacs-4", "orthanc", "dcmqrscp", "limit", "sink")
+"""The systems without options."""
 
 EVERYTHING = Sustained(shapes=tuple(SHAPES), associations=(1, 4, 16))
 """What is stored with --all."""
@@ -78,18 +84,20 @@ def _run_family(family: Family, bench: Bench, rows: list[Row]) -> bool:
 def _bench(options: argparse.Namespace) -> Bench:
     """Return the settings for these options; those that change a measurement are told in the results file."""
     extent = EVERYTHING if options.all else Sustained()
+    subset = not (options.all or options.only or options.quick)
     given = {name: getattr(options, name) for name in ("shapes", "associations", "seconds", "warm_up")}
     quick = {"seconds": 0.5, "warm_up": 0.1} if options.quick else {}
     extent = replace(extent, **quick | {name: value for name, value in given.items() if value is not None})
     same = {"quick": options.quick, "set": options.set, "seconds": extent.seconds, "warm_up": extent.warm_up}
     return Bench(
-        runs=options.runs or (1 if options.quick else 5 if options.all else 3),
+        runs=options.runs or (1 if options.quick else 2 if subset else 5),
         quick=options.quick,
-        chosen=options.systems or tuple(SYSTEMS),
+        chosen=options.systems or (SUBSET if subset else tuple(SYSTEMS)),
         settings=options.set,
         parent=options.folder,
         results=Results(options.results, same, options.again),
         sustained=extent,
+        subset=subset,
     )
 
 
@@ -108,22 +116,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition(": ")[2])
     add = parser.add_argument
     add("--quick", action="store_true", help="use small loads and one run, to test the benchmarks themselves")
-    add("--all", action="store_true", help="measure everything, in five runs: many hours")
+    add("--all", action="store_true", help="measure everything: about 12 hours")
     add(
         "--only",
         nargs="+",
         choices=FAMILIES,
         metavar="NAME",
-        help=f"measurements to run: {', '.join(FAMILIES)} (default: {', '.join(DEFAULT)})",
+        help=f"measurements to run: {', '.join(FAMILIES)} (default: the most telling cells, in 25 minutes)",
     )
     add(
         "--systems",
         nargs="+",
         choices=SYSTEMS,
         metavar="NAME",
-        help=f"servers to measure: {', '.join(SYSTEMS)} (default: all that are installed)",
+        help=f"servers to measure: {', '.join(SYSTEMS)}; default: all that are installed",
     )
-    add("--runs", type=_positive, help="number of interleaved runs (default: 3; 5 with --all, 1 with --quick)")
+    add(
+        "--runs",
+        type=_positive,
+        help="number of interleaved runs (default: 5; 2 without --only and --all, 1 with --quick)",
+    )
     add(
         "--shapes",
         nargs="+",

@@ -7,9 +7,9 @@ from functools import partial
 from statistics import median
 
 from benchmarks import client, processes, wire
-from benchmarks.bench import Bench, Better, Line, Row
+from benchmarks.bench import Archive, Bench, Better, Line, Row
 from benchmarks.client import Association
-from benchmarks.peers import System
+from benchmarks.peers import MOST_ASSOCIATIONS
 from benchmarks.wire import ProposedContext
 from pacs.conformance.checks.wire import EXPLICIT, IMPLICIT
 from pacs.dicom.sop_classes import STORAGE
@@ -21,11 +21,11 @@ SYNTAXES = (EXPLICIT, IMPLICIT, wire.EXPLICIT_BIG, wire.JPEG_BASELINE)
 
 def setup(bench: Bench) -> Iterator[Row]:
     """Measure the time from the connection to the A-ASSOCIATE-AC."""
-    with bench.systems(*NAMES) as systems:
+    with bench.archives(*NAMES) as archives:
         for key, title, contexts in _proposals():
             line = Line(key, f"association set-up, {title}", "ms", Better.LESS)
             times = bench.of(20, 3)
-            yield from bench.interleave([line], systems, partial(_set_up, contexts, times))
+            yield from bench.interleave([line], archives, partial(_set_up, contexts, times))
 
 
 def _proposals() -> Iterator[tuple[str, str, list[ProposedContext]]]:
@@ -38,9 +38,9 @@ def _storage_classes(count: int) -> list[str]:
     return [wire.CT_IMAGE_STORAGE, *sorted(STORAGE - {wire.CT_IMAGE_STORAGE})][:count]
 
 
-def _set_up(contexts: list[ProposedContext], times: int, system: System, _run: int) -> list[float]:
+def _set_up(contexts: list[ProposedContext], times: int, archive: Archive, _run: int) -> list[float]:
     """Return the median time of `times` associations, in milliseconds."""
-    taken = []
+    system, taken = archive.system, []
     for _ in range(times):
         began = time.perf_counter()
         with Association(system.port, system.ae_title, contexts):
@@ -48,26 +48,32 @@ def _set_up(contexts: list[ProposedContext], times: int, system: System, _run: i
     return [median(taken) * 1e3]
 
 
+UNLIMITED = ("limits.associations=200", "limits.associations_per_address=0", "limits.associations_per_ae=0")
+"""What a hundred associations from one address need: 50 are allowed unless it is set."""
+
+
 def idle(bench: Bench) -> Iterator[Row]:
-    """Measure the processor time and the memory of a hundred idle associations."""
+    """Measure the memory of an idle system, and what a hundred idle associations cost."""
     count, seconds = 100, bench.of(5, 1)
     lines = [
         Line("idle.cpu", f"{count} idle associations", "% of a core", Better.LESS),
         Line("idle.memory", f"{count} idle associations", "MB more", Better.LESS),
+        Line("idle.alone", "no association, all processes, PSS", "MB", Better.LESS),
     ]
-    with bench.systems("pacs", "pacs-postgres", "orthanc", "dcmqrscp", "qrscp") as systems:
-        held = {system.name: min(count, system.most_associations) for system in systems}
-        notes = {name: f"takes {number} associations" for name, number in held.items() if number < count}
-        yield from bench.interleave(lines, systems, lambda s, _: _idle(s, held[s.name], seconds), notes)
+    names = ("pacs", "pacs-1", "pacs-2", "pacs-4", "pacs-postgres", "orthanc-tuned", "dcmqrscp", "qrscp")
+    notes = {name: f"takes {most} associations" for name, most in MOST_ASSOCIATIONS.items()}
+    with bench.archives(*names, settings=UNLIMITED) as archives:
+        yield from bench.interleave(lines, archives, partial(_idle, count, seconds), notes)
 
 
-def _idle(system: System, count: int, seconds: float) -> tuple[float, float]:
-    before = processes.resident_megabytes(system.pid)
+def _idle(count: int, seconds: float, archive: Archive, _run: int) -> tuple[float, float, float]:
+    system = archive.settled()
+    before, alone = processes.resident_megabytes(system.pid), processes.proportional_megabytes(system.pid)
     with ExitStack() as stack:
-        for _ in range(count):
+        for _ in range(min(count, MOST_ASSOCIATIONS.get(system.name, count))):
             stack.enter_context(Association(system.port, system.ae_title))
         time.sleep(0.5)
         began, used = time.perf_counter(), processes.cpu_seconds(system.pid)
         time.sleep(seconds)
         used, took = processes.cpu_seconds(system.pid) - used, time.perf_counter() - began
-        return 100 * used / took, processes.resident_megabytes(system.pid) - before
+        return 100 * used / took, processes.resident_megabytes(system.pid) - before, alone

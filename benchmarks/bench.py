@@ -7,14 +7,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Protocol, TypeVar
+from typing import TypeVar, cast
 
-from benchmarks import peers
+from benchmarks import peers, processes
 from benchmarks.client import RequestFailed
 from benchmarks.peers import Site, System
 from benchmarks.processes import NotRunning
@@ -53,55 +54,52 @@ class Row:
         return median(values) if values else None
 
 
-class Named(Protocol):
-    """A system, or what stands for one."""
+Made = TypeVar("Made")
 
-    @property
-    def name(self) -> str:
-        """The name of the column."""
-
-
-Subject = TypeVar("Subject", bound=Named)
-
-Measure = Callable[[Subject, int], Sequence[float]]
+Measure = Callable[["Archive", int], Sequence[float]]
 """Measures a system in one run; returns one value for each line."""
 
 
 class Archive:
     """A system that starts when it is first needed, and can be begun again with an empty archive."""
 
-    def __init__(self, name: str, site: Site) -> None:
+    def __init__(self, name: str, folder: Path, start: Callable[[], AbstractContextManager[System]]) -> None:
         self.name = name
-        self._site = site
+        self._prepared: dict[str, object] = {}
+        self._folder, self._start = folder, start
         self._stack = ExitStack()
         self._system: System | None = None
-        self._prepared = False
 
     @property
     def system(self) -> System:
         """The running system."""
         if self._system is None:
-            self._system = self._stack.enter_context(peers.SYSTEMS[self.name](self._site))
+            self._system = self._stack.enter_context(self._start())
         return self._system
 
-    def once(self, prepare: Callable[[System], object]) -> System:
-        """Return the running system after a preparation that an archive needs once."""
-        if not self._prepared:
-            prepare(self.system)
-            self._prepared = True
+    def once(self, what: str, prepare: Callable[[System], Made]) -> Made:
+        """Return what a preparation makes of the system, which is done once for each archive."""
+        if what not in self._prepared:
+            self._prepared[what] = prepare(self.system)
+        return cast("Made", self._prepared[what])
+
+    def settled(self) -> System:
+        """Return the running system once its worker processes have started: it listens before."""
+        self.once("settled", _wait_until_idle)
         return self.system
 
     def size(self) -> int:
         """Return the bytes that it has on the disk."""
         if self._system is None:
             return 0
-        return sum(entry.stat().st_size for entry in self._site.folder.rglob("*") if entry.is_file())
+        return sum(entry.stat().st_size for entry in self._folder.rglob("*") if entry.is_file())
 
     def close(self) -> None:
         """End the system and remove its folder; the next use begins with an empty archive."""
         self._stack.close()
-        self._system, self._prepared = None, False
-        shutil.rmtree(self._site.folder, ignore_errors=True)
+        self._system = None
+        self._prepared.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -125,6 +123,8 @@ class Bench:
     parent: Path = Path(tempfile.gettempdir())
     results: Results | None = None
     sustained: Sustained = Sustained()
+    subset: bool = False
+    """Measure only the most telling cells."""
 
     def of(self, usual: int, quick: int) -> int:
         """Return the size of a load, depending on --quick."""
@@ -141,24 +141,25 @@ class Bench:
             shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
-    def systems(self, *names: str, uncompressed: bool = False) -> Iterator[list[System]]:
-        """Run those of these systems that were chosen and are installed.
+    def archives(
+        self, *names: str, encrypted: bool = False, uncompressed: bool = False, settings: Sequence[str] = ()
+    ) -> Iterator[list[Archive]]:
+        """Prepare those of these systems that were chosen and are installed; each starts at its first use.
 
-        With `uncompressed` their move destination accepts only uncompressed transfer syntaxes.
+        With `uncompressed` their move destinations accept only uncompressed transfer syntaxes. `settings` are what a
+        load needs in the configuration of this archive.
         """
-        with self.folder() as folder, peers.systems(self.installed(names), folder, self.settings, uncompressed) as all_:
-            yield all_
-
-    @contextmanager
-    def archives(self, *names: str, encrypted: bool = False) -> Iterator[list[Archive]]:
-        """Prepare those of these systems that were chosen and are installed; each starts at its first use."""
-        with self.folder() as folder, ExitStack() as stack:
+        with (
+            self.folder() as folder,
+            peers.destinations(folder, uncompressed=uncompressed) as (sink_port, far_port),
+            ExitStack() as stack,
+        ):
             certificate = peers.make_certificate(folder) if encrypted else None
             sites = {
-                name: Site(folder / name, settings=self.settings, certificate=certificate)
+                name: Site(folder / name, sink_port, (*settings, *self.settings), far_port, certificate)
                 for name in self.installed(names)
             }
-            archives = [Archive(name, site) for name, site in sites.items()]
+            archives = [Archive(name, site.folder, partial(peers.SYSTEMS[name], site)) for name, site in sites.items()]
             for each in archives:
                 stack.callback(each.close)
             yield archives
@@ -174,8 +175,8 @@ class Bench:
     def interleave(
         self,
         lines: Sequence[Line],
-        systems: Sequence[Subject],
-        measure: Measure[Subject],
+        systems: Sequence[Archive],
+        measure: Measure,
         eased: Mapping[str, str] | None = None,
     ) -> list[Row]:
         """Measure each system in turn, once for each run. A system that fails is omitted from then on.
@@ -195,7 +196,7 @@ class Bench:
                     _take(row, cell)
         return rows
 
-    def _cell(self, lines: Sequence[Line], system: Subject, run: int, measure: Measure[Subject]) -> Cell:
+    def _cell(self, lines: Sequence[Line], system: Archive, run: int, measure: Measure) -> Cell:
         """Return a finished cell of the results file, or measure it and add it there."""
         key = lines[0].key
         found = self.results.finished(key, system.name, run) if self.results else None
@@ -212,6 +213,16 @@ class Bench:
         if self.results:
             self.results.add(cell)
         return cell
+
+
+def _wait_until_idle(system: System) -> None:
+    """Wait until the system needs no processor time, at most some seconds."""
+    used = -1.0
+    for _ in range(20):
+        before, used = used, processes.cpu_seconds(system.pid)
+        if used == before:
+            return
+        time.sleep(0.25)
 
 
 def _take(row: Row, cell: Cell) -> None:

@@ -6,15 +6,19 @@ from xml.sax.saxutils import escape
 from benchmarks.bench import Better, Row
 from benchmarks.peers import SYSTEMS
 from benchmarks.report import number
+from benchmarks.shapes import SHAPES
 
 COLOURS = {
     "pacs": "#0b6e99",
+    "pacs-1": "#0b6e99",
     "pacs-2": "#0b6e99",
     "pacs-4": "#0b6e99",
     "pacs-postgres": "#5aa9c7",
+    "pacs-postgres-1": "#5aa9c7",
     "pacs-postgres-2": "#5aa9c7",
     "pacs-postgres-4": "#5aa9c7",
     "orthanc": "#b5651d",
+    "orthanc-tuned": "#c98b4f",
     "orthanc-db": "#d9a066",
     "orthanc-gdcm": "#c98b4f",
     "dcmqrscp": "#7a7a7a",
@@ -24,9 +28,8 @@ COLOURS = {
 }
 
 LINES = (
-    "storescu", "ingest.9kB.1", "ingest.9kB.4", "ingest.9kB.16", "ingest.512kB.1.mb", "ingest.512kB.4.mb",
-    "find.patient_id.last", "find.infix.last", "find.all.rate", "find.all.counts.rate", "move", "setup.1", "setup.128",
-    "idle.cpu",
+    "storescu", *(f"sustained.{shape}.{count}" for shape in SHAPES for count in (1, 4, 16)), "find.patient_id.last",
+    "find.all.counts.rate", "loaded.find", "move.512kB", "get.512kB", "far.move.512kB", "setup.1", "idle.alone",
 )  # fmt: skip
 """The lines of the chart."""
 

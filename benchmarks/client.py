@@ -20,14 +20,17 @@ from benchmarks.wire import ProposedContext, number_of
 from pacs.conformance.checks.wire import (
     ASSOCIATE_AC,
     C_FIND,
+    C_GET,
     C_MOVE,
     EXPLICIT,
     IMPLICIT,
+    LAST,
     NO_DATA_SET,
     P_DATA,
     PENDING,
     RELEASE_RP,
     RELEASE_RQ,
+    RESPONSE,
     AssociateAccept,
     pdu,
     pdvs,
@@ -39,6 +42,8 @@ PATIENCE = 120
 STORAGE: ProposedContext = (wire.CT_IMAGE_STORAGE, [EXPLICIT])
 QUERY: ProposedContext = (wire.STUDY_ROOT_FIND, [IMPLICIT])
 RETRIEVE: ProposedContext = (wire.STUDY_ROOT_MOVE, [IMPLICIT])
+
+GET: ProposedContext = (wire.STUDY_ROOT_GET, [IMPLICIT])
 
 Instance = tuple[str, bytes]
 """A SOP Instance UID and the data set of a CT image, its elements in explicit VR little endian."""
@@ -59,19 +64,20 @@ class Association:
         *,
         delays: bool = False,
         secure: bool = False,
+        receives: Sequence[str] = (),
     ) -> None:
-        """Associate; `delays` acknowledgements as most clients do; `secure` uses TLS."""
+        """Associate; `delays` acknowledgements as most clients do; `secure` uses TLS; `receives` by C-GET."""
         self._socket = sockets.create_connection(("127.0.0.1", port), PATIENCE)
         self._socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         self._received, self._at, self._delays = b"", 0, delays
         if secure:
             self._socket = _without_verification().wrap_socket(self._socket)
-        self.send(wire.associate_rq(called, contexts))
+        self.send(wire.associate_rq(called, contexts, receives))
         kind, body = self._pdu()
         if kind != ASSOCIATE_AC:
             raise RequestFailed(f"the association was answered by a PDU of type {kind}")
         answer = AssociateAccept.decode(body)
-        self.accepted = [number for number, (result, _) in answer.results.items() if result == 0]
+        self.accepted = sorted(number for number, (result, _) in answer.results.items() if result == 0)
         self.longest_pdu = answer.max_pdu or wire.MAX_PDU
         if not self.accepted:
             raise RequestFailed("no presentation context was accepted")
@@ -114,6 +120,25 @@ class Association:
                 if header & 2 and not (header & 1 and number_of(command, 0x0800) != NO_DATA_SET):
                     status = number_of(command, 0x0900)
                     yield command
+
+    def receive_stores(self) -> int:
+        """Accept the images of a C-GET up to its final response, and return their number. Raises RequestFailed."""
+        stored, command = 0, b""
+        while True:
+            kind, body = self._pdu()
+            if kind != P_DATA:
+                raise RequestFailed(f"a PDU of type {kind} came instead of a message")
+            for context, header, data in pdvs(body):
+                command = data if header & 1 else command
+                if header == LAST:
+                    self.send(wire.store_rsp(context, command))
+                    stored += 1
+                elif header & 1 and number_of(command, 0x0100) == C_GET | RESPONSE:
+                    status = number_of(command, 0x0900)
+                    if status == 0:
+                        return stored
+                    if status not in PENDING:
+                        raise RequestFailed(f"the response has status {status:04X}")
 
     def _pdu(self) -> tuple[int, bytes]:
         self._need(6)
@@ -219,6 +244,13 @@ def move(association: Association, keys: bytes, destination: str) -> QueryResult
     message = wire.query_rq(C_MOVE, context, wire.STUDY_ROOT_MOVE, keys, destination)
     answered, command = _ask(association, message)
     return replace(answered, matches=number_of(command, 0x1021))
+
+
+def get(association: Association, keys: bytes) -> QueryResult:
+    """Run a C-GET of the Study Root model; its matches are the instances that arrived. Raises RequestFailed."""
+    began = time.perf_counter()
+    association.send(wire.query_rq(C_GET, association.accepted[0], wire.STUDY_ROOT_GET, keys))
+    return QueryResult(association.receive_stores(), 0.0, time.perf_counter() - began)
 
 
 def _ask(association: Association, message: bytes) -> tuple[QueryResult, bytes]:

@@ -5,7 +5,7 @@ The images are one CT slice of pydicom-data, `693_UNCR.dcm`, moved sideways from
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import imagecodecs
 import numpy as np
@@ -15,9 +15,9 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 
 from benchmarks import client, data, wire
-from benchmarks.bench import Bench, Better, Line, Row
-from benchmarks.move import move_study
+from benchmarks.bench import Archive, Bench, Better, Line, Row
 from benchmarks.peers import System
+from benchmarks.retrieve import move_study
 from pacs import testing
 
 SLICE = "693_UNCR.dcm"
@@ -35,7 +35,7 @@ class Compression:
     title: str
     transfer_syntax: str
     encode: Callable[[Frame], bytes]
-    systems: Sequence[str] = ("pacs", "pacs-postgres", "orthanc", "orthanc-gdcm")
+    systems: Sequence[str] = ("pacs", "pacs-postgres", "orthanc", "orthanc-tuned", "orthanc-gdcm")
 
 
 COMPRESSIONS = (
@@ -73,17 +73,17 @@ COMPRESSIONS = (
 def convert(bench: Bench) -> Iterator[Row]:
     """Measure a C-MOVE of 100 compressed instances of 512 kB on one association, for each transfer syntax."""
     count = bench.of(100, 5)
-    with bench.systems(*COMPRESSIONS[0].systems, uncompressed=True) as started:
+    with bench.archives(*COMPRESSIONS[0].systems, uncompressed=True) as started:
         for each in COMPRESSIONS:
-            systems = [system for system in started if system.name in each.systems]
-            studies = {system.name: _store_study(system, each, count) for system in systems}
+            archives = [archive for archive in started if archive.name in each.systems]
             title = f"C-MOVE of {count} × 512 kB, {each.title} to uncompressed"
             line = Line(f"convert.{each.key}", title, "ms", Better.LESS)
+            yield from bench.interleave([line], archives, partial(_move, each, count))
 
-            def measure(system: System, _run: int, studies: dict[str, str] = studies) -> list[float]:
-                return [move_study(system, studies[system.name], count) * 1e3]
 
-            yield from bench.interleave([line], systems, measure)
+def _move(compression: Compression, count: int, archive: Archive, _run: int) -> list[float]:
+    store = partial(_store_study, compression=compression, count=count)
+    return [move_study(archive.system, archive.once(compression.key, store), count) * 1e3]
 
 
 def _store_study(system: System, compression: Compression, count: int) -> str:

@@ -14,9 +14,16 @@ from pathlib import Path
 
 from benchmarks.postgres import postgres
 from benchmarks.processes import free_port, program, running
-from benchmarks.wire import MAX_PDU
+from benchmarks.relay import relay
+from benchmarks.wire import FAR_WINDOW, MAX_PDU
 
 SINK = "SINK"
+FAR = "FAR"
+"""The sink behind a relay of 20 ms round trip."""
+
+FAR_ASSOCIATIONS = (1, 4)
+"""This archive also knows FAR1 and FAR4, to which it may open so many associations, and FARWINDOW."""
+
 REPOSITORY = Path(__file__).parent.parent
 GDCM_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancGdcm.so")
 
@@ -30,10 +37,6 @@ class System:
     port: int
     pid: int
     folder: Path
-    most_studies: int = 10**9
-    most_associations: int = 10**9
-    most_senders: int = 10**9
-    """Associations that may store at the same time."""
     secure: bool = False
     """The port takes associations with TLS."""
 
@@ -62,11 +65,12 @@ def make_certificate(folder: Path) -> Certificate:
 
 @dataclass(frozen=True)
 class Site:
-    """The environment of a system: its folder, the port of the sink, and settings of this archive as for `--set`."""
+    """The environment of a system: its folder, the ports of its move destinations, and settings as for `--set`."""
 
     folder: Path
     sink_port: int = 1
     settings: Sequence[str] = field(default=())
+    far_port: int = 1
     certificate: Certificate | None = None
     """With a certificate the associations are encrypted."""
 
@@ -83,13 +87,22 @@ def pacs(site: Site, url: str = "", name: str = "pacs", workers: int | None = No
     configuration.write_text(
         f"[server]\nport = {port}\n{f'workers = {workers}' if workers else ''}\n"
         f'[database]\nurl = "{url or "sqlite:///pacs.db"}"\n[files]\nurl = "files"\n[web]\nport = 0\n'
-        f'[[peers]]\nae_title = "{SINK}"\nhost = "127.0.0.1"\nport = {site.sink_port}\n'
-        f"{_tls(site.certificate, secure_port)}"
+        f"{_peers(site)}{_tls(site.certificate, secure_port)}"
     )
     settings = [part for each in site.settings for part in ("--set", each)]
     command = [sys.executable, "-m", "pacs", "serve", "--config", configuration, *settings]
     with running(command, site.folder, port, {"PYTHONPATH": str(REPOSITORY)}) as pid:
         yield System(name, "PACS", secure_port or port, pid, site.folder, secure=bool(secure_port))
+
+
+def _peers(site: Site) -> str:
+    """Return the move destinations; only FAR1 and FAR4 set how many associations they take."""
+    ports = {SINK: site.sink_port, FAR: site.far_port, FAR_WINDOW: site.far_port}
+    tables = [f'ae_title = "{name}"\nport = {port}\n' for name, port in ports.items()]
+    tables += [
+        f'ae_title = "{FAR}{most}"\nport = {site.far_port}\nassociations = {most}\n' for most in FAR_ASSOCIATIONS
+    ]
+    return "".join(f'[[peers]]\nhost = "127.0.0.1"\n{table}' for table in tables)
 
 
 def _tls(made: Certificate | None, port: int) -> str:
@@ -122,7 +135,11 @@ def orthanc(site: Site, name: str = "orthanc", **more: object) -> Iterator[Syste
         "DicomAlwaysAllowStore": True,
         "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowMove": True,
-        "DicomModalities": {"sink": [SINK, "127.0.0.1", site.sink_port]},
+        "DicomAlwaysAllowGet": True,
+        "DicomModalities": {
+            "sink": [SINK, "127.0.0.1", site.sink_port],
+            "far": [FAR, "127.0.0.1", site.far_port],
+        },
         **_orthanc_tls(site.certificate),
         **more,
     }
@@ -174,12 +191,13 @@ def dcmqrscp(site: Site) -> Iterator[System]:
     configuration = site.folder / "dcmqrscp.cfg"
     configuration.write_text(
         f"NetworkTCPPort = {port}\nMaxPDUSize = {MAX_PDU}\nMaxAssociations = 200\n"
-        f"HostTable BEGIN\nsink = ({SINK}, localhost, {site.sink_port})\nHostTable END\n"
+        f"HostTable BEGIN\nsink = ({SINK}, localhost, {site.sink_port})\n"
+        f"far = ({FAR}, localhost, {site.far_port})\nHostTable END\n"
         "VendorTable BEGIN\nVendorTable END\n"
         f"AETable BEGIN\nDCMQRSCP {storage} RW (500, 1024mb) ANY\nAETable END\n"
     )
     with running([program("dcmqrscp"), "-c", configuration], site.folder, port) as pid:
-        yield System("dcmqrscp", "DCMQRSCP", port, pid, site.folder, most_studies=480, most_senders=3)
+        yield System("dcmqrscp", "DCMQRSCP", port, pid, site.folder)
 
 
 @contextmanager
@@ -192,10 +210,11 @@ def qrscp(site: Site) -> Iterator[System]:
         f"[DEFAULT]\nae_title: QRSCP\nport: {port}\nmax_pdu: {MAX_PDU}\nacse_timeout: 30\ndimse_timeout: 60\n"
         f"network_timeout: 60\nbind_address: 127.0.0.1\ninstance_location: {site.folder / 'instances'}\n"
         f"database_location: {site.folder / 'instances.sqlite'}\n[{SINK}]\naddress: 127.0.0.1\nport: {site.sink_port}\n"
+        f"[{FAR}]\naddress: 127.0.0.1\nport: {site.far_port}\n"
     )
     command = [sys.executable, "-m", "pynetdicom", "qrscp", "-c", configuration]
     with running(command, site.folder, port) as pid:
-        yield System("qrscp", "QRSCP", port, pid, site.folder, most_studies=1000, most_associations=8)
+        yield System("qrscp", "QRSCP", port, pid, site.folder)
 
 
 @contextmanager
@@ -245,6 +264,11 @@ SYSTEMS: dict[str, Start] = {
 }
 """Starts each system, in the order of the columns of the table."""
 
+MOST_STUDIES = {"dcmqrscp": 480, "qrscp": 1000}
+"""How many studies a system holds, or is given because it is slow."""
+
+MOST_ASSOCIATIONS = {"qrscp": 8}
+
 PEERS = ("orthanc", "orthanc-tuned", "orthanc-db", "orthanc-gdcm", "dcmqrscp", "qrscp")
 """The systems that this archive is compared with."""
 
@@ -267,12 +291,18 @@ def is_installed(name: str) -> bool:
 
 
 @contextmanager
-def systems(
-    names: Sequence[str], folder: Path, settings: Sequence[str], uncompressed: bool = False
-) -> Iterator[list[System]]:
+def destinations(folder: Path, *, uncompressed: bool = False) -> Iterator[tuple[int, int]]:
+    """Run the sink and the relay before it, and yield their ports. Raises NotRunning.
+
+    With `uncompressed` the sink accepts only uncompressed transfer syntaxes.
+    """
+    options = ["--uncompressed"] if uncompressed else []
+    with sink(Site(folder / "sink"), *options) as system, relay(folder / "relay", system.port) as port:
+        yield system.port, port
+
+
+@contextmanager
+def systems(names: Sequence[str], folder: Path, settings: Sequence[str]) -> Iterator[list[System]]:
     """Run these systems, each in a folder of its own. Raises NotRunning."""
     with ExitStack() as stack:
-        options = ["--uncompressed"] if uncompressed else []
-        destination = stack.enter_context(sink(Site(folder / "destination"), *options))
-        sites = {name: Site(folder / name, destination.port, settings) for name in names}
-        yield [stack.enter_context(SYSTEMS[name](site)) for name, site in sites.items()]
+        yield [stack.enter_context(SYSTEMS[name](Site(folder / name, settings=settings))) for name in names]

@@ -113,6 +113,18 @@ def resident_megabytes(pid: int) -> float:
     return sum(_status(each, "VmRSS") for each in _family(pid)) / 1024
 
 
+def proportional_megabytes(pid: int) -> float:
+    """Return the memory of a process and its descendants; a page that several share is counted once (PSS)."""
+    return sum(_proportional(each) for each in _family(pid)) / 1024
+
+
+def _proportional(pid: int) -> int:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+    return 0
+
+
 def peak_megabytes(pid: int) -> float:
     """Return the highest resident memory since `forget_peak`, summed over the processes."""
     return sum(_status(each, "VmHWM") for each in _family(pid)) / 1024

@@ -1,6 +1,6 @@
 """The results as a table with colours on a terminal, as Markdown when piped."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -41,9 +41,46 @@ Table = tuple[list[str], list[list[str]]]
 
 def results(rows: Sequence[Row]) -> Table:
     """Return medians, least and greatest values by system, and the ratio of this archive to the best peer."""
+    rows = [row for row in rows if not _is_sustained(row)]
     names = [name for name in SYSTEMS if any(name in row.values for row in rows)]
     headings = [*HEADINGS, *names, *([AGAINST] if any(name in PEERS for name in names) else [])]
     return headings, [_cells(row, names)[: len(headings)] for row in rows]
+
+
+def _is_sustained(row: Row) -> bool:
+    return row.line.key.startswith(("sustained.", "tls."))
+
+
+DETAILS = {
+    "worst": "worst second",
+    "p50": "p50, ms",
+    "p99": "p99, ms",
+    "longest": "longest, ms",
+    "server": "server, CPU ms",
+    "sender": "sender, CPU ms",
+    "memory": "MB more",
+}
+"""The columns of stores that last, by the ends of the keys of their lines."""
+
+
+def sustained(rows: Sequence[Row]) -> Table:
+    """Return what was measured of stores that last: a line for each load and system."""
+    by_key = {row.line.key: row for row in rows if _is_sustained(row)}
+    loads = [row for key, row in by_key.items() if f"{key}.p50" in by_key]
+    lines = [_load(row, name, by_key) for row in loads for name in SYSTEMS if name in row.values]
+    return ["what", "system", "rate", *DETAILS.values(), "÷ Orthanc"], lines
+
+
+def _load(row: Row, name: str, by_key: Mapping[str, Row]) -> list[str]:
+    times = ratio(row, name, ["orthanc"]) if name != "orthanc" else None
+    details = (by_key[f"{row.line.key}.{each}"].median(name) for each in DETAILS)
+    return [
+        row.line.title,
+        name,
+        f"{_spread(row.values[name])} {row.line.unit}",
+        *("" if value is None else number(value) for value in details),
+        "" if times is None else f"{number(times)} ×",
+    ]
 
 
 def _cells(row: Row, names: Iterable[str]) -> list[str]:
@@ -88,7 +125,7 @@ def _some(keys: Sequence[str]) -> str:
 
 def goals(judged: Sequence[GoalResult]) -> Table:
     """Return the table of goals."""
-    return ["goal", "bound", "measured", "reached"], [_goal(result) for result in judged]
+    return ["goal", "at least or at most", "aim", "measured", "reached"], [_goal(result) for result in judged]
 
 
 def workers(found: Sequence[Best]) -> Table:
@@ -98,21 +135,27 @@ def workers(found: Sequence[Best]) -> Table:
 
 
 def _goal(result: GoalResult) -> list[str]:
-    word, unit = ("at most", "") if result.goal.at_most else ("at least", " ×")
-    reached = "yes" if result.reached else "no"
-    return [result.goal.title, f"{word} {result.goal.bound:g}{unit}", f"{number(result.value)}{unit}", reached]
+    goal, unit = result.goal, " ×" if result.goal.is_ratio else ""
+    reached = "aim" if result.aim_reached else "yes" if result.reached else "no"
+    bound = f"{'at most' if goal.at_most else 'at least'} {goal.bound:g}{unit}"
+    return [goal.title, bound, f"{goal.aim:g}{unit}" if goal.aim else "", f"{number(result.value)}{unit}", reached]
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
+def _tables(report: Report) -> Iterator[Table]:
+    """Yield the tables that have lines."""
+    found, judged = best(report.rows), report.goal_results
+    for table in (sustained(report.rows), results(report.rows), goals(judged), workers(found)):
+        if table[1]:
+            yield table
+
+
 def markdown(report: Report) -> str:
     """Return the report as Markdown."""
-    parts = [*(line for sentence in report.heading for line in (sentence, "")), *_markdown_table(results(report.rows))]
-    if report.goal_results:
-        parts += ["", *_markdown_table(goals(report.goal_results))]
-    if best(report.rows):
-        parts += ["", *_markdown_table(workers(best(report.rows)))]
+    parts = [line for sentence in report.heading for line in (sentence, "")]
+    parts += [line for table in _tables(report) for line in (*_markdown_table(table), "")][:-1]
     if notes(report.rows):
         parts += ["", *(f"- {note}" for note in notes(report.rows))]
     return "\n".join(parts) + "\n"
@@ -134,11 +177,8 @@ def show(report: Report) -> None:
     console = Console()
     for sentence in report.heading:
         console.print(sentence, markup=False, highlight=False)
-    console.print(_rich(results(report.rows)))
-    if report.goal_results:
-        console.print(_rich(goals(report.goal_results)))
-    if best(report.rows):
-        console.print(_rich(workers(best(report.rows))))
+    for table in _tables(report):
+        console.print(_rich(table))
     for note in notes(report.rows):
         console.print(note, style="dim", markup=False, highlight=False)
 

@@ -76,7 +76,7 @@ CT = _ct(512, 100, 3)
 MR = Kind("MR", f"{STORAGE}.4", 256, 256, 40, 5)
 XA = Kind("XA", f"{STORAGE}.12.1", 1024, 1024, bytes_per_pixel=1, frames=30)
 
-DEPARTMENT = (DX, US, CT, DX, CR, MR, DX, US, DX, CR, CT, DX, US, MG, DX, CR, US, DX, MR, US)
+DEPARTMENT = (DX, US, CT, DX, CR, US, DX, MR, DX, US, CR, CT, DX, US, MG, DX, CR, US, DX, CT)
 """Twenty studies of a department; `docs/benchmarks.md` names the sources of the proportions."""
 
 SHAPES = {

@@ -19,9 +19,9 @@ def storescu(bench: Bench) -> Iterator[Row]:
     count = bench.of(200, 10)
     line = Line("storescu", f"stock storescu, {count} × 9 kB, from its start to its end", "inst/s", Better.MORE)
     names = ("pacs", "pacs-postgres", "sink", "orthanc", "orthanc-tuned", "dcmqrscp", "qrscp")
-    with bench.folder() as folder, bench.systems(*names) as systems:
+    with bench.folder() as folder, bench.archives(*names) as archives:
         files = [data.write_files(folder, count) for _ in range(bench.runs)]
-        yield from bench.interleave([line], systems, lambda system, run: [count / _send(system, files[run])])
+        yield from bench.interleave([line], archives, lambda each, run: [count / _send(each.system, files[run])])
 
 
 def _send(system: System, files: list[Path]) -> float:

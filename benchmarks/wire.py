@@ -3,7 +3,7 @@
 import socket as sockets
 import struct
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from pydicom.datadict import tag_for_keyword
 
@@ -31,6 +31,7 @@ from pacs.conformance.checks.wire import (
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 DEFLATED_LITTLE = "1.2.840.10008.1.2.1.99"
@@ -40,6 +41,9 @@ TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
 MAX_PDU = 131_072
 """The longest P-DATA-TF that client, sink and limit accept, in bytes."""
+
+FAR_WINDOW = "FARWINDOW"
+"""The AE title by which the sink accepts an asynchronous operations window without limit."""
 
 ProposedContext = tuple[str, Sequence[str]]
 """An abstract syntax with its transfer syntaxes; the IDs are 1, 3, 5, ... in their order."""
@@ -51,9 +55,10 @@ def acknowledge_at_once(socket: sockets.socket) -> None:
         socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_QUICKACK, 1)
 
 
-def associate_rq(called: str, contexts: Sequence[ProposedContext]) -> bytes:
-    """Return an A-ASSOCIATE-RQ that proposes contexts."""
-    return wire.AssociateRequest(contexts, called, "BENCHMARK", max_pdu=MAX_PDU).encode()
+def associate_rq(called: str, contexts: Sequence[ProposedContext], receives: Iterable[str] = ()) -> bytes:
+    """Return an A-ASSOCIATE-RQ that proposes contexts, and the role of SCP for SOP Classes that it receives."""
+    roles = dict.fromkeys(receives, (0, 1))
+    return wire.AssociateRequest(contexts, called, "BENCHMARK", roles, max_pdu=MAX_PDU).encode()
 
 
 def associate_ac(request: bytes, accepted: Container[str] | None = None) -> bytes:
@@ -61,6 +66,7 @@ def associate_ac(request: bytes, accepted: Container[str] | None = None) -> byte
 
     With `accepted` contexts without one of these transfer syntaxes are rejected.
     """
+    window = [wire.item(0x53, bytes(4))] if request[4:20].strip() == FAR_WINDOW.encode() else []
     results = {}
     for kind, body in wire.items(request[68:]):
         if kind == 0x20:
@@ -68,7 +74,7 @@ def associate_ac(request: bytes, accepted: Container[str] | None = None) -> byte
             usable = [each for each in proposed if accepted is None or each in accepted]
             result = 0 if usable else TRANSFER_SYNTAXES_NOT_SUPPORTED
             results[body[0]] = (result, EXPLICIT if EXPLICIT in usable else (usable or proposed)[0])
-    return wire.associate_ac(request, results, max_pdu=MAX_PDU)
+    return wire.associate_ac(request, results, *window, max_pdu=MAX_PDU)
 
 
 def number_of(command: bytes, tag: int) -> int:

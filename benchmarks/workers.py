@@ -11,7 +11,7 @@ from benchmarks import client, wire
 from benchmarks.bench import Archive, Bench, Better, Line, Row
 from benchmarks.client import Association
 from benchmarks.data import Study
-from benchmarks.find import PLAIN, fill
+from benchmarks.find import PLAIN, filled
 from benchmarks.peers import WORKERS
 from benchmarks.shapes import SHAPES
 from benchmarks.sustained import measure_shape
@@ -49,7 +49,7 @@ def _measure_queries(bench: Bench, archives: Sequence[Archive], count: int, stud
     seconds = SECONDS if not bench.quick else 0.2
 
     def measure(archive: Archive, _run: int) -> list[float]:
-        system = archive.once(partial(fill, studies=studies))
+        system = filled(archive, studies)
         with ExitStack() as stack:
             opened = [Association(system.port, system.ae_title, [client.QUERY]) for _ in range(count)]
             associations = [stack.enter_context(each) for each in opened]

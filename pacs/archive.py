@@ -357,6 +357,11 @@ class Archive:
         self._recovery.describe(self._own_description().encode())  # now with the port
         self._listen_for_http()
 
+    def preload(self) -> None:
+        """Import what `start` leaves to a thread, before workers are forked, so that they share it."""
+        if self._web is not None:
+            self._web.preload()
+
     def _restrict(self) -> None:
         """Let no other user read what an earlier version, or a program with another umask, has created."""
         audit = [Path(self.config.audit.file)] if self.config.audit.file else []

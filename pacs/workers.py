@@ -6,6 +6,7 @@ connects it with each worker: the worker reports that it is ready, the superviso
 channel is that of the process at the other end, even if it was killed.
 """
 
+import gc
 import logging
 import os
 import pickle
@@ -78,7 +79,9 @@ def supervise(
     signals = (*signals, *RELOADING)
     with logged_end(archive), SignalWaiter(signals) as waiter, selectors.DefaultSelector() as selector:
         archive.prepare()
+        archive.preload()
         archive.index.close()  # database connections do not survive a fork
+        gc.freeze()  # the garbage collector writes to the objects it visits: each worker would copy their pages
         selector.register(waiter, selectors.EVENT_READ)
         notifier = notifier or Notifier()
         archive.monitoring.start_supervisor()

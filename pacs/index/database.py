@@ -46,6 +46,8 @@ SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = O
 CHANGE_NOTHING = "UPDATE image SET last_used_at = last_used_at WHERE 1 = 0"
 """A statement that fails where the index cannot be written."""
 
+BUSY = "the index is busy: try again later"
+
 LOCK = "-turn"
 """What the path of a database file and this suffix name: the lock of its writers."""
 
@@ -113,8 +115,15 @@ class Index:
         for connections in (self._raw_writers, self._unsynced_raw_writers, self._raw_readers, self._pinger):
             connections.close()
         self._engine.dispose()
+        self._close_process_lock()
         if self._file is not None:
             self._file.release()
+
+    def _close_process_lock(self) -> None:
+        """Close the file of the write lock, unless a thread still writes: its lock ends with the process then."""
+        if self._process_lock is not None and self._thread_lock.acquire(blocking=False):  # type: ignore[union-attr]
+            self._process_lock.close()
+            self._thread_lock.release()  # type: ignore[union-attr]
 
     def join(self, prepared: "Index") -> None:
         """Use only the database file that `prepared` uses, in the process that this one was forked from."""
@@ -369,22 +378,17 @@ class Index:
             yield
             return
         if not self._thread_lock.acquire(timeout=self._wait):
-            raise IndexUnavailable("the index is busy: try again later")
+            raise IndexUnavailable(BUSY)
         try:
-            if self._process_lock is None:
+            if self._process_lock is not None and not self._process_lock.acquire(self._wait):
+                raise IndexUnavailable(BUSY)
+            try:
                 yield
-            else:
-                with self._locked_process(self._process_lock):
-                    yield
+            finally:
+                if self._process_lock is not None:
+                    self._process_lock.release()
         finally:
             self._thread_lock.release()
-
-    @contextmanager
-    def _locked_process(self, lock: WriteLock) -> Iterator[None]:
-        with lock.acquire(self._wait) as is_acquired:
-            if not is_acquired:
-                raise IndexUnavailable("the index is busy: try again later")
-            yield
 
 
 class _Interrupter:

@@ -42,7 +42,7 @@ class WebServer:
     """Serves the application that `make` returns on one address, with `tls` by HTTPS, in a thread of its own.
 
     The thread imports uvicorn and the application, so that the start does not wait for them. Several workers share the
-    listening socket.
+    listening socket, and what `preload` has imported before they were forked.
     """
 
     def __init__(
@@ -65,6 +65,10 @@ class WebServer:
     def port(self) -> int:
         """The port of the listening socket, 0 before `listen`."""
         return int(self._listener.getsockname()[1]) if self._listener is not None else 0
+
+    def preload(self) -> None:
+        """Import what the thread imports otherwise."""
+        _server(self._make(), self._tls)
 
     def join(self, listening: "WebServer") -> None:
         """Share the listening socket of the supervisor's server."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import data, rows
+from benchmarks import data, history, rows
 from benchmarks.bench import Better, Line, Row
-from benchmarks.goals import ratio
-from benchmarks.report import Report, markdown
+from benchmarks.goals import Goal, GoalResult, goal_results, ratio
+from benchmarks.report import Report, goals, markdown
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -42,14 +42,36 @@ def values(folder: Path) -> dict[str, float]:
 def test_the_benchmark_prints_a_table_and_draws_a_chart(tmp_path):
     """The Markdown table has a value for each system in each line, and the SVG is valid XML."""
     chart = tmp_path / "chart.svg"
-    printed = run(tmp_path, "--only", "setup", "move", "--systems", "pacs", "sink", "--chart", chart)
+    printed = run(tmp_path, "--only", "setup", "--systems", "pacs", "sink", "--chart", chart)
     table = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
     assert table[0] == ["what", "unit", "pacs", "sink"]
     assert [cells[0].partition(",")[0] for cells in table[2:4]] == ["association set-up"] * 2
     assert all(float(cells[2]) > 0 and float(cells[3]) > 0 for cells in table[2:4])
-    assert len(table) == 6
+    assert len(table) == 4
     assert ElementTree.parse(chart).getroot().tag.endswith("svg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmarks.jsonl", "chart.svg"]
+
+
+def test_the_benchmark_retrieves_nearby_and_over_a_long_line(tmp_path):
+    """By C-MOVE and C-GET, all three studies; a round trip of 20 ms is in each of five images one after the other."""
+    run(tmp_path, "--only", "retrieve", "far", "--systems", "pacs")
+    written = values(tmp_path)
+    ways = ("move", "get", "far.move", "far1.move", "far4.move", "farwindow.move", "far.get")
+    assert set(written) == {
+        f"{way}.{study}{unit}" for way in ways for study in ("9kB", "512kB", "500MB") for unit in ("", ".mb")
+    }
+    assert written["far1.move.9kB"] >= 5 * 20
+    assert all(value > 0 for value in written.values())
+
+
+def test_the_benchmark_finds_and_retrieves_while_others_store(tmp_path):
+    """The stores go on at the same time."""
+    run(tmp_path, "--only", "loaded", "--systems", "pacs")
+    written = values(tmp_path)
+    for operation in ("find", "move", "get"):
+        assert written[f"loaded.{operation}"] <= written[f"loaded.{operation}.longest"]
+        assert written[f"loaded.{operation}.quiet"] > 0
+        assert written[f"loaded.{operation}.stores"] > 0
 
 
 def test_the_benchmark_moves_compressed_images_to_an_uncompressed_destination(tmp_path):
@@ -69,21 +91,23 @@ def test_the_benchmark_finds_what_it_stored(tmp_path):
 
 def test_each_finished_cell_is_a_line_of_json_and_is_not_measured_again(tmp_path):
     """An interrupted run goes on with the cells that are missing, and a line that was cut off is one of them."""
-    arguments = ("--only", "sustained", "--systems", "pacs", "--shapes", "one-a-study", "department")
-    first = run(tmp_path, *arguments, "--associations", 1, 2)
+    arguments = ("--only", "sustained", "--systems", "pacs", "--shapes", "one-a-study", "--associations", 1, 2)
+    first = run(tmp_path, *arguments)
     written = results(tmp_path)
+    keys = [f"sustained.one-a-study.{associations}" for associations in (1, 2)]
     assert [(next(iter(each["values"])), each["system"], each["run"]) for each in written] == [
-        (f"sustained.{shape}.{associations}", "pacs", 0)
-        for shape in ("one-a-study", "department") for associations in (1, 2)
-    ]  # fmt: skip
+        (key, "pacs", 0) for key in keys
+    ]
     assert all(each["commit"] and each["machine"] and each["date"] and each["versions"] for each in written)
-    assert values(tmp_path)["sustained.one-a-study.2"] > 0
+    assert all(values(tmp_path)[key] > 0 for key in keys)
     file = tmp_path / RESULTS
     file.write_text(file.read_text()[:-20])
-    second = run(tmp_path, *arguments, "--associations", 1, 2)
-    assert second.splitlines()[4:7] == first.splitlines()[4:7], "the finished cells, as they were measured"
-    assert file.read_text().count("sustained.department.2.p99") == 2, "the line that was cut off, and a whole one"
-    assert json.loads(file.read_text().splitlines()[-1])["values"]["sustained.department.2"] > 0
+    second = run(tmp_path, *arguments)
+    line = next(line for line in first.splitlines() if line.startswith("| 9 kB, one image a study, 1 association |"))
+    assert line in second.splitlines(), "the finished cell, as it was measured"
+    assert file.read_text().count(f"{keys[0]}.p99") == 1
+    assert file.read_text().count(f"{keys[1]}.p99") == 2, "the line that was cut off, and a whole one"
+    assert json.loads(file.read_text().splitlines()[-1])["values"][keys[1]] > 0
 
 
 def test_the_benchmark_reports_the_best_number_of_workers(tmp_path):
@@ -135,3 +159,55 @@ def test_notes_are_below_the_table():
     printed = markdown(Report(written, "python -m benchmarks", quick=False))
     assert "| line 3 | MB/s ↑ | 1,234 | – |" in printed
     assert printed.count("orthanc: failed: why (key.0 to key.4, 5 rows)") == 1
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "reached"),
+    [
+        (Goal("x", "x", 2, ("orthanc",), aim=3), 2.5, "yes"),
+        (Goal("x", "x", 2, ("orthanc",), aim=3), 3.5, "aim"),
+        (Goal("x", "x", 2, ("orthanc",), aim=3), 1.5, "no"),
+        (Goal("x", "x", 3, other="y"), 2.0, "yes"),
+        (Goal("x", "x", 2, other="y", inverse=True), 1.5, "no"),
+        (Goal("x", "x", 250, aim=150), 200, "yes"),
+        (Goal("x", "x", 250, aim=150), 300, "no"),
+    ],
+)
+def test_a_goal_is_reached_at_its_bound_or_at_its_aim(goal, value, reached):
+    """A ratio to other systems and a gain are at least the bound, everything else is at most the bound."""
+    assert goals([GoalResult(goal, value)])[1][0][-1] == reached
+
+
+def test_goals_are_judged_by_the_rows_that_were_measured():
+    """A goal relates a line to another system or to another line; goals without lines are omitted."""
+    lines = {key: Line(key, key, "ms", Better.LESS) for key in ("loaded.find", "loaded.find.quiet", "setup.1")}
+    of = {"loaded.find": [6.0, 9.0, 8.0], "loaded.find.quiet": [2.0, 2.0, 4.0], "setup.1": [2.0]}
+    stores = Row(
+        Line("sustained.one-a-study.4", "x", "inst/s", Better.MORE), {"pacs": [900.0, 1000], "orthanc": [300.0, 500]}
+    )
+    judged = goal_results([*(Row(lines[key], {"pacs": found}) for key, found in of.items()), stores])
+    assert {each.goal.key: each.value for each in judged} == {
+        "loaded.find": 4.0, "setup.1": 2.0, "sustained.one-a-study.4": 2.5,
+    }  # fmt: skip
+
+
+def test_the_history_draws_the_medians_of_each_commit(tmp_path):
+    """Cells of other settings than the newest are omitted."""
+    same = {"machine": "here", "options": {"seconds": 30}}
+    cells = [
+        {**same, "options": {"seconds": 1}, "commit": "old", "system": "pacs", "values": {"storescu": 99.0}},
+        {**same, "commit": "one", "system": "pacs", "values": {"storescu": 1.0}},
+        {**same, "commit": "one", "system": "pacs", "values": {"storescu": 3.0}},
+        {**same, "commit": "two", "system": "pacs", "values": {"storescu": 4.0}},
+        {**same, "commit": "two", "system": "orthanc", "values": {"storescu": 1.0}},
+    ]
+    assert history.history(cells) == (
+        ["one", "two"],
+        {"storescu": {"pacs": {"one": 2.0, "two": 4.0}, "orthanc": {"two": 1.0}}},
+    )
+    file, chart = tmp_path / RESULTS, tmp_path / "history.svg"
+    file.write_text("".join(f"{json.dumps(each)}\n" for each in cells))
+    history.main([str(file), str(chart)])
+    drawn = ElementTree.parse(chart).getroot()
+    assert [each.text for each in drawn.iter() if each.get("class") == "head"] == ["storescu"]
+    assert len([each for each in drawn.iter() if each.tag.endswith("circle")]) == 3

@@ -11,14 +11,18 @@ from sqlalchemy import text
 from pacs.errors import IndexUnavailable
 from pacs.index.database import Index
 from pacs.index.write_lock import WriteLock
+from tests.waiting import eventually
 
 HOLDING = """
 import sys
 from pathlib import Path
 from pacs.index.write_lock import WriteLock
-with WriteLock(Path(sys.argv[1])).acquire(10) as is_ours:
-    print(is_ours, flush=True)
-    sys.stdin.readline()
+lock = WriteLock(Path(sys.argv[1]))
+print(lock.acquire(10), flush=True)
+sys.stdin.readline()
+lock.release()
+print("released", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -46,31 +50,60 @@ def path(tmp_path):
     return tmp_path / "turn"
 
 
-def test_the_lock_is_acquired_after_it_was_released(path):
+@pytest.fixture
+def lock(path):
+    """A lock on that file."""
+    lock = WriteLock(path)
+    yield lock
+    lock.close()
+
+
+def test_the_lock_is_acquired_after_it_was_released(path, lock):
     """The wait ends with the release."""
     with another_process(path) as other:
         threading.Timer(0.2, tell, [other]).start()
-        with WriteLock(path).acquire(20) as is_ours:
-            assert is_ours
+        assert lock.acquire(20)
 
 
-def test_waiting_for_the_lock_ends_after_the_timeout(path):
-    """A waiter that timed out does not block later ones."""
-    with another_process(path) as other:
-        with WriteLock(path).acquire(0.1) as is_ours:
-            assert not is_ours
-        tell(other)
+def test_a_released_lock_is_free_for_others_although_its_file_is_open(path, lock):
+    """Again and again, in both directions."""
     for _ in range(2):
-        with WriteLock(path).acquire(20) as is_ours:
-            assert is_ours
+        assert lock.acquire(20)
+        lock.release()
+        with another_process(path) as other:
+            assert not lock.acquire(0)
+            tell(other)
+            assert other.stdout.readline() == "released\n"
+            assert lock.acquire(20)
+            lock.release()
 
 
-def test_the_lock_of_a_dead_process_is_released(path):
+def test_waiting_for_the_lock_ends_after_the_timeout(path, lock):
+    """The wait that goes on neither keeps the lock from later ones, nor releases theirs."""
+    with another_process(path) as other:
+        assert not lock.acquire(0.1)
+        tell(other)
+        assert other.stdout.readline() == "released\n"
+        assert lock.acquire(20)
+        eventually(lambda: not any(each.name == "pacs-write-lock" for each in threading.enumerate()))
+        assert not WriteLock(path).acquire(0.1)
+        lock.release()
+    for _ in range(2):
+        assert lock.acquire(20)
+        lock.release()
+
+
+def test_the_lock_of_a_dead_process_is_released(path, lock):
     """The kernel releases it."""
     with another_process(path) as other:
         threading.Timer(0.2, other.kill).start()
-        with WriteLock(path).acquire(20) as is_ours:
-            assert is_ours
+        assert lock.acquire(20)
+
+
+def test_a_lock_that_cannot_be_opened_is_an_error(tmp_path):
+    """It names the file, which is beside the database."""
+    with pytest.raises(IndexUnavailable, match="cannot be locked: turn: No such file"):
+        WriteLock(tmp_path / "missing" / "turn").acquire(1)
 
 
 def test_a_shared_index_waits_for_the_lock_and_then_fails(tmp_path):

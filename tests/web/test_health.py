@@ -99,10 +99,10 @@ def test_an_unreachable_database_server_is_a_reason(postgres_server, postgres_te
         allow_connections(postgres_server, url, "false")
         eventually(lambda: not_ready(server.web, "database"))
         assert get(server.web, "/healthz")[0] == 200
-        assert numbers(server.web)["pacs_database_up"] == 0
+        eventually(lambda: numbers(server.web)["pacs_database_up"] == 0)  # of each worker that answers
         allow_connections(postgres_server, url, "true")
         eventually(lambda: is_ready(server.web))
-        assert numbers(server.web)["pacs_database_up"] == 1
+        eventually(lambda: numbers(server.web)["pacs_database_up"] == 1)
 
 
 def allow_connections(postgres_server, url, answer):
