@@ -101,7 +101,7 @@ class _Attempts:
                     error.retrieved = self._result(partial)  # type: ignore[attr-defined]
                 if number == self._retries or not is_transient(error):
                     raise
-                self._pause(error, min(FIRST_PAUSE * 2**number, LONGEST_PAUSE))
+                self._pause(error, pause_after(number))
         raise AssertionError("the last attempt returns or raises")
 
     def _result(self, retrieved: Retrieved) -> Retrieved:
@@ -124,6 +124,11 @@ class _Attempts:
             raise error
         logging.getLogger("pacs").info("retrying in %g s: %s", seconds, error.comment)
         time.sleep(seconds)
+
+
+def pause_after(number: int) -> float:
+    """Return the seconds to wait after an attempt, counted from 0."""
+    return min(FIRST_PAUSE * 2.0 ** min(number, 64), LONGEST_PAUSE)  # a larger power has no float
 
 
 def is_transient(error: PacsError) -> bool:

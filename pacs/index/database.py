@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -416,6 +416,21 @@ class _Interrupter:
             with suppress(self._failures):  # a lost connection has no statement to interrupt
                 self._interrupt()
             self._done.wait(INTERRUPT_INTERVAL)
+
+
+def driver_rows(result: CursorResult[Any]) -> list[Any]:
+    """Return all rows as the driver made them: making rows of SQLAlchemy takes as long as reading them.
+
+    Raises IndexUnavailable.
+    """
+    cursor = result.cursor
+    assert cursor is not None, "the statement returns rows"
+    try:
+        return list(cursor.fetchall())
+    except result.dialect.loaded_dbapi.Error as error:
+        raise IndexUnavailable(sentence(error)) from error
+    finally:
+        result.close()
 
 
 def may_be_committed(error: BaseException | None) -> bool:
