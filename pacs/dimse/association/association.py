@@ -24,7 +24,7 @@ from pacs.dimse.association import cancel_monitor
 from pacs.dimse.association.extended_negotiation import negotiated
 from pacs.dimse.association.incoming_messages import ABORTED_HERE, LOST, RELEASED, TIMEOUT, VIOLATION, Incoming
 from pacs.dimse.association.scp_requests import ScpRequests
-from pacs.dimse.messages.message import Buffer, Command, CommandField, Message, p_data
+from pacs.dimse.messages.message import Buffer, Command, CommandField, Message, p_data, small_messages
 from pacs.dimse.upper.upper_layer import UpperLayer
 from pacs.dimse.upper.user_information import Agreement, Context, UserIdentity
 from pacs.dimse.upper.waiting import WaitContext, wait
@@ -310,7 +310,7 @@ class Association:
         """
         encoded = command.announcing(data_set=True).encode()
         max_pdu = self.max_pdu or UNLIMITED_PDU
-        messages = [b"".join(chain.from_iterable(p_data(context_id, encoded, (each,), max_pdu))) for each in data]
+        messages = small_messages(context_id, encoded, data, max_pdu)
         self.process_input()
         with self._lock, self._waiting_with(None):
             self._require(self.is_established)
