@@ -151,12 +151,12 @@ class Bench:
         """
         with (
             self.folder() as folder,
-            peers.destinations(folder, uncompressed=uncompressed) as ports,
+            peers.destinations(folder, uncompressed=uncompressed) as (sink_port, far_port),
             ExitStack() as stack,
         ):
             certificate = peers.make_certificate(folder) if encrypted else None
             sites = {
-                name: Site(folder / name, *ports, (*settings, *self.settings), certificate)
+                name: Site(folder / name, sink_port, (*settings, *self.settings), far_port, certificate)
                 for name in self.installed(names)
             }
             archives = [Archive(name, site.folder, partial(peers.SYSTEMS[name], site)) for name, site in sites.items()]

@@ -15,14 +15,14 @@ from pathlib import Path
 from benchmarks.postgres import postgres
 from benchmarks.processes import free_port, program, running
 from benchmarks.relay import relay
-from benchmarks.wire import MAX_PDU
+from benchmarks.wire import FAR_WINDOW, MAX_PDU
 
 SINK = "SINK"
 FAR = "FAR"
 """The sink behind a relay of 20 ms round trip."""
 
 FAR_ASSOCIATIONS = (1, 4)
-"""This archive also knows FAR1 and FAR4, to which it may open so many associations."""
+"""This archive also knows FAR1 and FAR4, to which it may open so many associations, and FARWINDOW."""
 
 REPOSITORY = Path(__file__).parent.parent
 GDCM_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancGdcm.so")
@@ -69,8 +69,8 @@ class Site:
 
     folder: Path
     sink_port: int = 1
-    far_port: int = 1
     settings: Sequence[str] = field(default=())
+    far_port: int = 1
     certificate: Certificate | None = None
     """With a certificate the associations are encrypted."""
 
@@ -97,7 +97,7 @@ def pacs(site: Site, url: str = "", name: str = "pacs", workers: int | None = No
 
 def _peers(site: Site) -> str:
     """Return the move destinations; only FAR1 and FAR4 set how many associations they take."""
-    ports = {SINK: site.sink_port, FAR: site.far_port}
+    ports = {SINK: site.sink_port, FAR: site.far_port, FAR_WINDOW: site.far_port}
     tables = [f'ae_title = "{name}"\nport = {port}\n' for name, port in ports.items()]
     tables += [
         f'ae_title = "{FAR}{most}"\nport = {site.far_port}\nassociations = {most}\n' for most in FAR_ASSOCIATIONS

@@ -14,6 +14,7 @@ from benchmarks.bench import Archive, Bench, Better, Line, Row
 from benchmarks.client import Association, QueryResult, RequestFailed
 from benchmarks.peers import FAR, FAR_ASSOCIATIONS, SINK, System
 from benchmarks.relay import relay
+from benchmarks.wire import FAR_WINDOW
 from pacs import testing
 
 SYSTEMS = ("pacs", "pacs-postgres", "orthanc", "orthanc-tuned", "dcmqrscp", "qrscp")
@@ -104,6 +105,9 @@ def far(bench: Bench) -> Iterator[Row]:
                 title = f"C-MOVE of {{}}, 20 ms of round trip, associations = {most}"
                 move = _by_count(partial(move_study, destination=f"{FAR}{most}"))
                 yield from _measure(bench, ours, study, Way(f"far{most}.move", title, move))
+            title = "C-MOVE of {}, 20 ms of round trip, to a destination with an asynchronous operations window"
+            move = _by_count(partial(move_study, destination=FAR_WINDOW))
+            yield from _measure(bench, ours, study, Way("farwindow.move", title, move))
             yield from _measure(bench, archives, study, Way("far.get", "C-GET of {}, 20 ms of round trip", _get_far))
 
 

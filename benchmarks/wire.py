@@ -42,6 +42,9 @@ TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 MAX_PDU = 131_072
 """The longest P-DATA-TF that client, sink and limit accept, in bytes."""
 
+FAR_WINDOW = "FARWINDOW"
+"""The AE title by which the sink accepts an asynchronous operations window without limit."""
+
 ProposedContext = tuple[str, Sequence[str]]
 """An abstract syntax with its transfer syntaxes; the IDs are 1, 3, 5, ... in their order."""
 
@@ -63,6 +66,7 @@ def associate_ac(request: bytes, accepted: Container[str] | None = None) -> byte
 
     With `accepted` contexts without one of these transfer syntaxes are rejected.
     """
+    window = [wire.item(0x53, bytes(4))] if request[4:20].strip() == FAR_WINDOW.encode() else []
     results = {}
     for kind, body in wire.items(request[68:]):
         if kind == 0x20:
@@ -70,7 +74,7 @@ def associate_ac(request: bytes, accepted: Container[str] | None = None) -> byte
             usable = [each for each in proposed if accepted is None or each in accepted]
             result = 0 if usable else TRANSFER_SYNTAXES_NOT_SUPPORTED
             results[body[0]] = (result, EXPLICIT if EXPLICIT in usable else (usable or proposed)[0])
-    return wire.associate_ac(request, results, max_pdu=MAX_PDU)
+    return wire.associate_ac(request, results, *window, max_pdu=MAX_PDU)
 
 
 def number_of(command: bytes, tag: int) -> int:

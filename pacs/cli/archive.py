@@ -11,7 +11,7 @@ import click
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.matching_keys import QueryArguments, Selects, query_options, words_argument
 from pacs.cli.options import as_option, with_config
-from pacs.cli.output import plural, print_error, show, size
+from pacs.cli.output import confirm, plural, print_error, show, size
 from pacs.cli.progress import progress_bar
 from pacs.cli.reasons import print_reasons
 from pacs.cli.verbosity import Verbosity, say, verbosity
@@ -107,20 +107,11 @@ def delete(config: "Config", query: QueryArguments, *, everything: bool, yes: bo
             return
         studies = _show_studies(archive.maintenance, instances)
         if not yes:
-            _confirm(f"Permanently delete {plural(len(instances), 'instance')} of {plural(studies, 'study')}?")
+            question = f"Permanently delete {plural(len(instances), 'instance')} of {plural(studies, 'study')}?"
+            confirm(question, otherwise="nothing was deleted")
         with progress_bar("deleting", len(instances)) as advance:
             deleted = archive.maintenance.delete(instances, advance)
     say(f"{plural(deleted, 'instance')} deleted")
-
-
-def _confirm(question: str) -> None:
-    """Ask for confirmation. Raises click.Abort, also at the end of standard input."""
-    try:
-        click.confirm(question, abort=True)
-    except click.Abort:
-        click.echo(err=True)
-        print_error("nothing was deleted; use --yes to delete without confirmation")
-        raise
 
 
 def _selected(maintenance: "Maintenance", query: QueryArguments, *, everything: bool) -> "list[StoredInstance]":

@@ -16,6 +16,7 @@ from pacs.cli.exit_status import FAILED
 from pacs.cli.options import with_config
 from pacs.cli.peer_hints import UNREACHABLE, LocalAE, not_a_destination, rejected
 from pacs.cli.verbosity import say
+from pacs.dicom.status import MOVE_DESTINATION_UNKNOWN
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError, PeerUnreachable
 from pacs.support.sockets import PRIVILEGED, host_and_port, listening, reached
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pacs.dimse.association.establishment import Protection
     from pacs.dimse.server.server import Address
 
-DESTINATION_UNKNOWN = 0xA801
 UNKNOWN_AE_TITLE = "PACS-CHECK-NONE"
 """An AE title that no peer knows: a PACS that accepts it as a move destination does not check destinations."""
 
@@ -342,7 +342,7 @@ def _knows(peer: "client.Peer", destination: str) -> bool | None:
     try:
         client.move(peer, {"StudyInstanceUID": generate_uid()}, destination=destination)
     except OperationFailed as error:
-        return False if error.status == DESTINATION_UNKNOWN else None
+        return False if error.status == MOVE_DESTINATION_UNKNOWN else None
     except PacsError:
         return None
     return True

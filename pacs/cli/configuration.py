@@ -10,7 +10,7 @@ import click
 
 from pacs.cli.completion import complete_setting
 from pacs.cli.options import with_sources
-from pacs.cli.output import json_option, show
+from pacs.cli.output import confirm, json_option, show
 from pacs.cli.verbosity import say
 from pacs.errors import ConfigurationError
 
@@ -68,7 +68,7 @@ def init(file: Path, *, yes: bool) -> None:
     if file.exists() and not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"{str(file)!r} exists; expected another FILE, or --yes to replace it")
-        click.confirm(f"Replace {file}?", abort=True)
+        confirm(f"Replace {file}?", otherwise=f"{file} was not replaced")
     try:
         write_text(file, template())
         file.chmod(0o644)  # the user of the server is often another one

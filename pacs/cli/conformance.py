@@ -3,18 +3,20 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import FAILED, UNREACHABLE
-from pacs.cli.options import with_config_loader
-from pacs.cli.output import json_option, print_error, safe, show, show_json
-from pacs.cli.peer_options import identity_options, user_of
+from pacs.cli.options import Seconds, with_config_loader
+from pacs.cli.output import confirm, json_option, print_error, safe, show, show_json
+from pacs.cli.peer_options import identity_and_tls_options, peers_of
 from pacs.cli.progress import progress_bar
 from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
+    from pacs.client import Peer
     from pacs.config import Config
     from pacs.conformance.checks.association import CheckedServer
     from pacs.conformance.checks.results import Check
@@ -37,13 +39,9 @@ def conformance(read: Callable[[], "Config"]) -> None:
 
 
 @conformance.command(short_help="Run conformance checks against servers.")
+@click.argument("peers", nargs=-1, metavar="PEER...", shell_complete=complete_title)
 @click.option(
-    "--against",
-    "written",
-    multiple=True,
-    required=True,
-    metavar="AET@HOST:PORT",
-    help="Server to test; may be given several times.",
+    "--against", multiple=True, metavar="PEER", help="Server to test, as the argument; may be given several times."
 )
 @click.option(
     "--receive",
@@ -58,30 +56,45 @@ def conformance(read: Callable[[], "Config"]) -> None:
 @click.option(
     "--only", multiple=True, metavar="ID|THEME", help="Run only this check or theme; may be given several times."
 )
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for each response.")
-@identity_options
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    default=10.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="Seconds to wait for each response.",
+)
+@identity_and_tls_options
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown instead of a table.")
 @click.option("--yes", is_flag=True, help="Store without confirmation; required without a terminal.")
 @json_option
+@with_config_loader
 def run(
-    written: Sequence[str],
+    read: Callable[[], "Config"],
+    peers: Sequence[str],
+    *,
+    against: Sequence[str],
     receive: str,
     prefix: str,
     only: Sequence[str],
     timeout: float,
-    *,
     as_markdown: bool,
     as_json: bool,
     yes: bool,
-    **identity: str,
+    **options: Any,
 ) -> None:
     """Run the Query/Retrieve checklist against servers, and compare the behaviour of each with the standard.
+
+    PEER is AE_TITLE@HOST:PORT, or the AE title of a configured peer. The options of TLS are for all of them.
 
     Small test instances are stored and remain on the servers, after confirmation; existing data is not changed. The
     exit status is 1 for deviations, or if the storing is not confirmed, and 4 if a server cannot be reached.
     """
     title, port = _receiver(receive)
-    servers = [_peer(each, title, timeout, user_of(identity)) for each in written]
+    if not (peers or against):
+        raise click.MissingParameter(param_type="argument", param_hint="'PEER...'")
+    written = (*peers, *against)
+    servers = [_server(each, title, timeout) for each in peers_of(read, written, options)]
     checks, samples = _selected(only), _sample_data(prefix)
     _require_consent(yes=yes)
     reachable = _for_reachable(servers, _reached)
@@ -134,14 +147,14 @@ def _receiver(text: str) -> tuple[str, int]:
     return title.strip(), int(port)
 
 
-def _peer(text: str, calling: str, timeout: float, user: dict[str, str]) -> "CheckedServer":
+def _server(peer: "Peer", calling: str, timeout: float) -> "CheckedServer":
     from pacs.conformance.checks.association import CheckedServer
     from pacs.conformance.checks.wire import user_identity
 
-    try:
-        return replace(CheckedServer.parse(text, calling, timeout), identity=user_identity(**user))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--against") from error
+    identity = user_identity(peer.user, peer.passcode, peer.token)
+    server = CheckedServer(peer.ae_title, peer.host, peer.port, calling, timeout, identity)
+    tls = peer.protection
+    return server if tls is None else replace(server, tls=tls.context, fingerprints=tls.certificates)
 
 
 def _sample_data(prefix: str) -> "SampleData":
@@ -185,7 +198,7 @@ def _announce(servers: "Sequence[CheckedServer]", samples: "SampleData", *, yes:
         err=True,
     )
     if not yes:
-        click.confirm("Continue?", abort=True, err=True)
+        confirm("Continue?", otherwise="nothing was stored", err=True)
 
 
 def _examined(

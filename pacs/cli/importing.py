@@ -77,7 +77,7 @@ def import_(config: "Config", paths: Sequence[Path], report: Path | None) -> Non
             done.append(imported := _imported(archive.storage, file))
             add(imported)
             advance(1)
-    _print_summary(done, paths)
+    _print_summary(done, paths, report)
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -109,14 +109,15 @@ def _imported(storage: "Storage", file: Path) -> ImportedFile:
     return ImportedFile(str(file), outcome, "; ".join(stored.warnings), code, stored.sop_instance_uid)
 
 
-def _print_summary(done: Sequence[ImportedFile], paths: Iterable[Path]) -> None:
+def _print_summary(done: Sequence[ImportedFile], paths: Iterable[Path], report: Path | None) -> None:
     """Print counts and reasons; end the command with its exit status."""
+    elsewhere = f"{report} has all" if report else "--report FILE.csv lists all"
     counts = Counter(each.outcome for each in done)
     left_out = f", {counts[LEFT_OUT]} left out" if counts[LEFT_OUT] else ""
     say(f"{counts[STORED]} stored, {counts[KNOWN]} already stored, {counts[REFUSED]} refused{left_out}")
     for outcome in (REFUSED, LEFT_OUT):
         found = ((each.reason, _named(each)) for each in done if each.outcome == outcome)
-        print_reasons(outcome, found, EXAMPLES)
+        print_reasons(outcome, found, EXAMPLES, elsewhere=elsewhere)
     is_any = bool(counts[STORED] or counts[KNOWN])
     if not is_any and not counts[REFUSED]:
         print_error(f"no DICOM file found in {', '.join(map(str, paths))}")

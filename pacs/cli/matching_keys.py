@@ -188,6 +188,8 @@ def query_arguments(
     wanted, is_retrieve = _wanted(words), selects is Selects.AT_A_PEER_TO_RETRIEVE
     try:
         identifier = data_set_of({key: value for key, value in wanted.items() if key != NOT_KEYS[0]})
+        if selects is Selects.HERE:
+            _refuse_empty_values(wanted)
         if selects in (Selects.AT_A_PEER, Selects.AT_A_PEER_TO_RETRIEVE):
             _standardise_dates(identifier)
         asked = level_of(wanted.get(NOT_KEYS[0]) or None) if level is None else level
@@ -243,6 +245,18 @@ def _by_name(key: str) -> str:
         return ".".join(map(name_of_tag, path_of(key)))
     except InvalidArgument:  # of which `data_set_of` says more
         return key
+
+
+def _refuse_empty_values(wanted: dict[str, str]) -> None:
+    """Raise click.BadParameter for an empty value beside others: a query ignores it, and selects by the others."""
+    from pacs.dicom.dataset import dictionary_vr
+    from pacs.dicom.identifier_builder import path_of
+    from pacs.dicom.values import ONE_VALUE
+
+    for key, value in wanted.items():
+        values = [value] if dictionary_vr(path_of(key)[-1]) in ONE_VALUE else value.split("\\")
+        if len(values) > 1 and not all(map(str.strip, values)):
+            raise click.BadParameter(f"'{key}={value}' has an empty value; a backslash separates values")
 
 
 def _standardise_dates(identifier: "Dataset") -> None:

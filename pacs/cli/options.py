@@ -85,6 +85,29 @@ settings_option = click.option(
 )
 
 
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """A duration in seconds: more than 0, or with `or_none` also 0. `meant` is an option for which it is mistaken."""
+
+    name = "seconds"
+    MOST = 1_000_000.0
+    """About 11 days; the system calls that wait take no more than 24."""
+
+    def __init__(self, *, or_none: bool = False, meant: str = "") -> None:
+        self._or_none, self._meant = or_none, meant
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; fail for what is none, or out of range."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            hint = f"; did you mean {self._meant} {value}?" if self._meant else "; expected for example 2.5"
+            self.fail(f"{value!r} is not a number of seconds{hint}", param, ctx)
+        if not (0 < seconds <= self.MOST or (self._or_none and seconds == 0)):
+            least = "at least 0" if self._or_none else "more than 0"
+            self.fail(f"{value} seconds: expected {least} and at most {self.MOST:.0f}", param, ctx)
+        return seconds
+
+
 def setting_option(key: str, *names: str, **attributes: Any) -> Callable[[Command], Command]:
     """Return an option that sets one configuration key, like `--set KEY=VALUE`."""
 

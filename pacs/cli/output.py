@@ -16,6 +16,8 @@ from typing import Any
 
 import click
 
+from pacs.cli.exit_status import FAILED
+
 Row = Sequence[Any]
 
 LONGEST_CELL, NARROWEST = 400, 8
@@ -129,6 +131,22 @@ def print_error(text: str) -> None:
     """Print an error message on standard error."""
     for line in text.splitlines():
         click.echo(f"pacs: {safe(line)}", err=True)
+
+
+def confirm(question: str, *, otherwise: str, err: bool = False) -> None:
+    """Ask a question, and end the command unless the answer is yes; `otherwise` says what was not done then."""
+    remedy = ""
+    try:
+        if click.confirm(question, err=err):
+            return
+    except click.Abort as abort:
+        click.echo(err=True)
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            print_error(otherwise)
+            raise
+        remedy = "; use --yes to confirm without a question"  # the end of standard input
+    print_error(f"{otherwise}{remedy}")
+    raise click.exceptions.Exit(FAILED)
 
 
 def plural(number: int, thing: str) -> str:

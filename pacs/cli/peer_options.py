@@ -5,7 +5,7 @@ notation of dcm4che.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -16,7 +16,7 @@ import click
 from pacs.cli.completion import complete_file, complete_first, complete_peer, complete_title
 from pacs.cli.interrupt import interruptible
 from pacs.cli.matching_keys import complete_word
-from pacs.cli.options import Command, with_config_loader, with_options
+from pacs.cli.options import Command, Seconds, with_config_loader, with_options
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
 from pacs.support.sockets import host_and_port, reached
@@ -100,14 +100,6 @@ def _fingerprints(_ctx: click.Context, _parameter: click.Parameter, texts: tuple
         raise click.BadParameter(str(error)) from error
 
 
-def _seconds(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
-    """Parse the seconds of -to, which is easily confused with --to. Raises click.BadParameter."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a number of seconds; did you mean --to {text}?") from None
-
-
 _IDENTITY_OPTIONS = (
     click.option("--user", default="", metavar="NAME", help="Name of the user at the peer (User Identity)."),
     click.option("--passcode-file", default="", metavar="FILE",
@@ -132,9 +124,11 @@ _ASSOCIATION_OPTIONS = (
     click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
                  help="Calling AE title; default: that of the server if PEER is a configured peer, else PACSCU."),
     _called_option,
-    click.option("-to", "connect", callback=_seconds, metavar="SECONDS", help="Timeout of the TCP connection."),
-    click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="Timeout of the association negotiation."),
-    click.option("-td", "--timeout", "response", type=float, metavar="SECONDS", help="Timeout of each response."),
+    click.option("-to", "connect", type=Seconds(meant="--to"), metavar="SECONDS",
+                 help="Timeout of the TCP connection."),
+    click.option("-ta", "negotiation", type=Seconds(), metavar="SECONDS",
+                 help="Timeout of the association negotiation."),
+    click.option("-td", "--timeout", "response", type=Seconds(), metavar="SECONDS", help="Timeout of each response."),
 )  # fmt: skip
 _OPTIONS = (*_ASSOCIATION_OPTIONS, *_IDENTITY_OPTIONS, *_TLS_OPTIONS)
 
@@ -156,7 +150,8 @@ def configured_peers_command(command: Command) -> Command:
     def run(read: Read, *, titles: tuple[str, ...], **arguments: Any) -> None:
         given = dict.fromkeys(_OF_CALL) | {name: arguments.pop(name) for name in _OF_CALL if name in arguments}
         config = read()
-        called = [_by_name(config, each, given, _common(given)) for each in titles or _titles(config)]
+        common = _common(given)
+        called = [_by_name(config, each, given, common) for each in titles or _titles(config)]
         command(called, **arguments)
 
     return run
@@ -166,11 +161,18 @@ def _titles(config: "Config") -> list[str]:
     return [each.ae_title for each in config.peers]
 
 
-identity_options = with_options(*_IDENTITY_OPTIONS)
-"""Adds `--user`, `--passcode-file` and `--token` to a command, for `user_of`."""
+identity_and_tls_options = with_options(*_IDENTITY_OPTIONS, *_TLS_OPTIONS)
+"""Adds `--user`, `--passcode-file`, `--token` and the options of TLS to a command, for `peers_of`."""
 
 
-def user_of(options: dict[str, Any]) -> dict[str, str]:
+def peers_of(read: Read, written: Sequence[str], options: dict[str, Any]) -> "list[Peer]":
+    """Return the peers written as AE_TITLE@HOST:PORT or as the AE title of a configured peer."""
+    given = dict.fromkeys(_OF_CALL) | options
+    common = _common(given)
+    return [_peer(read, (each,), given, common)[0] for each in written]
+
+
+def _user_of(options: dict[str, Any]) -> dict[str, str]:
     """Return `user`, `passcode` and `token` of the options, for a `client.Peer`. Raises click.UsageError."""
     user, passcode_file, token = options["user"], options["passcode_file"], options["token"]
     if token and (user or passcode_file):
@@ -214,14 +216,15 @@ def _call(read: Read, words: tuple[str, ...], options: dict[str, Any]) -> PeerCa
     """Split the arguments into the peer and the rest."""
     from pacs.client.peer import CALLING_AE_TITLE
 
-    peer, rest = _peer(read, words, options)
+    peer, rest = _peer(read, words, options, _common(options))
     return PeerCall(peer, rest, options["calling_ae_title"] or CALLING_AE_TITLE)
 
 
-def _peer(read: Read, words: tuple[str, ...], options: dict[str, Any]) -> tuple["Peer", tuple[str, ...]]:
+def _peer(
+    read: Read, words: tuple[str, ...], options: dict[str, Any], common: dict[str, Any]
+) -> tuple["Peer", tuple[str, ...]]:
     from pacs.client import Peer
 
-    common = _common(options)
     first, rest = words[0], words[1:]
     if "@" in first:
         return Peer.parse(first, **common, protection=_protection(options)), rest
@@ -235,7 +238,7 @@ def _common(options: dict[str, Any]) -> dict[str, Any]:
     from pacs.client import Deadlines
 
     given = {name: options[name] for name in ("connect", "negotiation", "response") if options[name] is not None}
-    common = {"deadlines": Deadlines(**given), **user_of(options)}
+    common = {"deadlines": Deadlines(**given), **_user_of(options)}
     if options["calling_ae_title"]:
         common["calling_ae_title"] = options["calling_ae_title"]
     return common
@@ -254,7 +257,7 @@ def _by_name(config: "Config", name: str, options: dict[str, Any], common: dict[
     """Return a configured peer, or the server of the configuration."""
     from pacs.client import Peer
 
-    common |= {"calling_ae_title": options["calling_ae_title"] or config.server.ae_title}
+    common = common | {"calling_ae_title": options["calling_ae_title"] or config.server.ae_title}
     for each in config.peers:
         if each.ae_title == name:
             return Peer(each.ae_title, each.host, each.port, **common, protection=_protection_of(config, each, options))

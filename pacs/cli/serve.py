@@ -102,13 +102,28 @@ def _serve(config: "Config", read: "Callable[[], Config]", scenario: "Scenario |
             say(waiting, err=True)
 
     with Archive(config, fault_hook=_fault_hook(scenario, config), workers=workers(config)) as archive:
-        archive.events.subscribe(log_event)
+        log = log_event if config.log.format == "json" or not _shows_both() else _log_except_ready
+        archive.events.subscribe(log)
         _warn(scenario, archive.events)
         archive.events.subscribe(_announce_in_json if config.log.format == "json" else partial(_announce, scenario))
         run = supervise if archive.workers > 1 else run_until_signalled
         gc.freeze()  # a search for garbage among all modules would stop every association for a fifth of a second
         notifier = Notifier.from_environment(os.environ)
         run(archive, stopping=announce_stop, read=read, notifier=notifier)
+
+
+def _shows_both() -> bool:
+    """Return whether log and standard output are on one terminal."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def _log_except_ready(event: "Event") -> None:
+    """Log an event, except for those that `_announce` prints beside the log."""
+    from pacs.observability.events import ServerReady, WebReady
+    from pacs.observability.logging import log_event
+
+    if not isinstance(event, ServerReady | WebReady):
+        log_event(event)
 
 
 def _announce(scenario: "Scenario | None", event: "Event") -> None:

@@ -1,5 +1,6 @@
 """`pacs store`, `move`, `get`, `fetch` and `commit`, with progress bars."""
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,16 +15,17 @@ import click
 from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.matching_keys import WORDS, QueryArguments, Selects, query_options
-from pacs.cli.options import Command, as_option, with_options
+from pacs.cli.options import Command, Seconds, as_option, with_options
 from pacs.cli.output import plural, print_error, safe, size
 from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.cli.progress import transfer_progress
 from pacs.cli.reasons import print_some
 from pacs.cli.verbosity import say
+from pacs.dicom.levels import PLURAL, QueryLevel
 from pacs.errors import AssociationLost, OperationFailed
 
 if TYPE_CHECKING:
-    from pacs.client import Committed, NotStored, Retrieved, Senders
+    from pacs.client import Committed, NotStored, Peer, Retrieved, Senders
     from pacs.dicom.commitment import Failure
 
 EXAMPLES = 10
@@ -59,12 +61,12 @@ _PERSISTENCE = (
         help="Repeat a failed retrieve up to N times, after 1, 2, 4 ... 60 seconds.",
     ),
     click.option(
-        "--max-time", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+        "--max-time", type=Seconds(), metavar="SECONDS",
         help="Time limit of the whole retrieve, with its retries.",
     ),
 )  # fmt: skip
 _wait = click.option(
-    "--wait", type=click.FloatRange(min=0), default=10.0, show_default=True, metavar="SECONDS",
+    "--wait", type=Seconds(or_none=True), default=10.0, show_default=True, metavar="SECONDS",
     help="After the final response to a C-MOVE, wait at most this time after each instance for the next one.",
 )  # fmt: skip
 
@@ -155,7 +157,14 @@ def store(call: PeerCall, *, send_as: tuple[str, ...]) -> None:
     help="Also accept the report on this local port.",
 )
 @from_option
-@click.option("--wait", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Timeout of the report.")
+@click.option(
+    "--wait",
+    type=Seconds(or_none=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Timeout of the report.",
+)
 def commit(call: PeerCall, *, port: int, others: tuple[str, ...], wait: float) -> None:
     """Request storage commitment from PEER for the instances in files and folders.
 
@@ -241,7 +250,7 @@ def move(
     peer, identifier = call.alone(), query.identifier
     if destination is not None and folder is not None:
         raise click.UsageError("expected either -aem TITLE or --to FOLDER, not both")
-    with _retrieve_result() as set_result, transfer_progress("moving") as show_progress:
+    with _lookup_named(peer, query), _retrieve_result() as set_result, transfer_progress("moving") as show_progress:
         common = {"model": query.root, "on_progress": show_progress, **persistence}
         if destination is None:
             to, common = folder or Path(), common | reception.arguments()
@@ -264,7 +273,7 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, **persist
     from pacs import client
 
     peer, to = call.alone(), folder or Path()
-    with _retrieve_result() as set_result, transfer_progress("getting") as show_progress:
+    with _lookup_named(peer, query), _retrieve_result() as set_result, transfer_progress("getting") as show_progress:
         common = {"model": query.root, "on_progress": show_progress, **persistence}
         set_result(client.get(peer, query.identifier, to=to, **common), to)
 
@@ -294,6 +303,32 @@ def fetch(
     with _retrieve_result() as set_result, transfer_progress("fetching") as show_progress:
         common = {"model": query.root, "on_progress": show_progress, **reception.arguments(), **persistence}
         set_result(client.fetch(peer, query.identifier, to=to, ae_title=call.receives_as, **common), to)
+
+
+@contextmanager
+def _lookup_named(peer: "Peer", query: QueryArguments) -> Iterator[None]:
+    """Add the command that lists the unique keys to the error of a body whose Identifier is not one of a retrieve."""
+    from pacs.dicom.status import IDENTIFIER_DOES_NOT_MATCH
+
+    try:
+        yield
+    except OperationFailed as error:
+        if error.status == IDENTIFIER_DOES_NOT_MATCH:
+            error.comment += f"; list the unique keys with `{_lookup(peer, query)}`"
+        raise
+
+
+def _lookup(peer: "Peer", query: QueryArguments) -> str:
+    """Return the `pacs find` with the keys of a retrieve that has its unique keys as return keys."""
+    from pacs.cli.values import tag_of, text_value
+    from pacs.dicom.dataset import dictionary_vr
+
+    tags = {key: tag_of(key) for key in query.keys if key not in query.returned}
+    matching = {key: text_value(query.identifier, tag) for key, tag in tags.items() if dictionary_vr(tag) != "SQ"}
+    words = [f"{key}={value}" for key, value in matching.items()]
+    unique = [each.unique_key for each in QueryLevel if each <= query.level]
+    more = [word for key in unique if key not in matching for word in ("-k", key)]
+    return shlex.join(["pacs", "find", str(peer), PLURAL[query.level], *words, *more])
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pacs.client.retrieving import get, move_and_store
 from pacs.client.without_folder import may_have_no_folder
 from pacs.dicom.attributes import NOT_KEYS
 from pacs.dicom.identifier_builder import Identifier, data_set_of
-from pacs.dimse.messages.status import CANCEL, SUCCESS
+from pacs.dicom.status import CANCEL, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNIZED_OPERATION
 from pacs.errors import (
     AssociationLost,
     InvalidArgument,
@@ -103,7 +103,7 @@ def _arrived(retrieved: Retrieved) -> Retrieved:
     )
 
 
-_NO_GET = frozenset((0x0122, 0x0124, 0x0211))
+_NO_GET = frozenset((SOP_CLASS_NOT_SUPPORTED, NOT_AUTHORIZED, UNRECOGNIZED_OPERATION))
 """Statuses that mean the peer does not support C-GET or does not allow it: no further C-GET is tried."""
 
 

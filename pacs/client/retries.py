@@ -8,7 +8,14 @@ from dataclasses import replace
 
 from pacs.client.outcomes import Retrieved, combined
 from pacs.client.peer import Peer, peer_of
-from pacs.dimse.messages.status import CANCEL
+from pacs.dicom.status import (
+    CANCEL,
+    IDENTIFIER_DOES_NOT_MATCH,
+    MOVE_DESTINATION_UNKNOWN,
+    NOT_AUTHORIZED,
+    SOP_CLASS_NOT_SUPPORTED,
+    UNRECOGNIZED_OPERATION,
+)
 from pacs.errors import (
     AssociationLost,
     AssociationRejected,
@@ -23,8 +30,17 @@ from pacs.errors import (
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds before the first retry, and the most; each pause is twice as long as the one before."""
 
-_LASTING = frozenset((CANCEL, 0x0122, 0x0124, 0x0211, 0xA801, 0xA900))
-"""Statuses that a retry does not change: not supported, not authorized, unknown destination, bad Identifier."""
+_LASTING = frozenset(
+    (
+        CANCEL,
+        SOP_CLASS_NOT_SUPPORTED,
+        NOT_AUTHORIZED,
+        UNRECOGNIZED_OPERATION,
+        MOVE_DESTINATION_UNKNOWN,
+        IDENTIFIER_DOES_NOT_MATCH,
+    )
+)
+"""Statuses that a retry does not change."""
 
 _REJECTED_PERMANENT = 1
 """Result of an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
@@ -85,7 +101,7 @@ class _Attempts:
                     error.retrieved = self._result(partial)  # type: ignore[attr-defined]
                 if number == self._retries or not is_transient(error):
                     raise
-                self._pause(error, min(FIRST_PAUSE * 2**number, LONGEST_PAUSE))
+                self._pause(error, pause_after(number))
         raise AssertionError("the last attempt returns or raises")
 
     def _result(self, retrieved: Retrieved) -> Retrieved:
@@ -108,6 +124,11 @@ class _Attempts:
             raise error
         logging.getLogger("pacs").info("retrying in %g s: %s", seconds, error.comment)
         time.sleep(seconds)
+
+
+def pause_after(number: int) -> float:
+    """Return the seconds to wait after an attempt, counted from 0."""
+    return min(FIRST_PAUSE * 2.0 ** min(number, 64), LONGEST_PAUSE)  # a larger power has no float
 
 
 def is_transient(error: PacsError) -> bool:

@@ -3,16 +3,16 @@
 import re
 from typing import Any
 
-from pacs.dicom.status import Service, is_completed, meaning
+from pacs.dicom.status import MOVE_DESTINATION_UNKNOWN, SUBOPERATIONS_FAILED, Service, is_completed, meaning
 from pacs.dimse.messages.command import Command
 from pacs.errors import OperationFailed
 
 _ADVICE = {
-    (Service.MOVE, 0xA801): (
+    (Service.MOVE, MOVE_DESTINATION_UNKNOWN): (
         "the PACS does not know our AE title {ae_title}: configure it there with the host of this machine and port "
         "{port}"
     ),
-    (Service.MOVE, 0xA702): (
+    (Service.MOVE, SUBOPERATIONS_FAILED): (
         "the PACS cannot connect to {ae_title}: check that it is configured there with the host of this machine and "
         "port {port}, and that no firewall blocks the connection"
     ),
@@ -59,8 +59,12 @@ def failure(
 
 
 _ADVICE_OTHER_DESTINATION = {
-    0xA801: "the PACS does not know the AE title {ae_title}: configure it there with its host and port",
-    0xA702: "the PACS cannot connect to {ae_title}: check its host and port in the PACS, and that it is listening",
+    MOVE_DESTINATION_UNKNOWN: (
+        "the PACS does not know the AE title {ae_title}: configure it there with its host and port"
+    ),
+    SUBOPERATIONS_FAILED: (
+        "the PACS cannot connect to {ae_title}: check its host and port in the PACS, and that it is listening"
+    ),
 }
 """Advice for a C-MOVE to another destination than this client."""
 
@@ -70,8 +74,6 @@ _NO_REASON = (
     "accepts SOP Class and transfer syntax of these images; see the log of the PACS"
 )
 """Advice for status A702 from another destination without an Error Comment."""
-
-_UNKNOWN_DESTINATION, _SUB_OPERATIONS_FAILED = 0xA801, 0xA702
 
 _ABOUT_THE_CONNECTION = re.compile(r"connect|reach|associat|AE title|host|port\b", re.IGNORECASE)
 """Found in an Error Comment whose reason does not contradict the advice, which is about AE title, host and port."""
@@ -83,10 +85,10 @@ def advice_for(service: Service, answer: Command, *, ae_title: str, port: int | 
     Without `port`, a C-MOVE goes to another destination.
     """
     comment = answer.error_comment or ""
-    if comment and answer.status != _UNKNOWN_DESTINATION and not _ABOUT_THE_CONNECTION.search(comment):
+    if comment and answer.status != MOVE_DESTINATION_UNKNOWN and not _ABOUT_THE_CONNECTION.search(comment):
         return ""
     if service is Service.MOVE and port is None:
-        if answer.status == _SUB_OPERATIONS_FAILED and not comment:
+        if answer.status == SUBOPERATIONS_FAILED and not comment:
             return _NO_REASON.format(ae_title=ae_title)
         return _ADVICE_OTHER_DESTINATION.get(answer.status, "").format(ae_title=ae_title)
     sentence = _ADVICE.get((service, answer.status)) or _ADVICE.get((service, answer.status >> 12), "")

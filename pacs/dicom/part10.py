@@ -24,6 +24,7 @@ PRIVATE_INFORMATION_CREATOR_UID = "2.25.81824888521754768302199493534358913837"
 PREAMBLE = b"\0" * 128 + b"DICM"
 """The preamble is always zero, regardless of that of the sender (CVE-2019-11687)."""
 
+NO_ELEMENTS = "The file ends after its preamble"
 NOT_DICOM = "Not a DICOM file: neither File Meta Information nor a data set"
 """The comment for a file that is something else."""
 
@@ -130,11 +131,14 @@ def find_data_set(file: BinaryIO) -> FileMeta:
     """Return the File Meta Information of a file from the field, with the transfer syntax that its data set has.
 
     Preamble and File Meta Information may be missing; the offset of the data set is 0 if both are. `file` is at its
-    beginning, and at its data set afterwards. Raises UndecodableDataSet when the File Meta Information is damaged.
+    beginning, and at its data set afterwards. Raises UndecodableDataSet when the File Meta Information is damaged or
+    nothing follows the preamble, and NotDICOM for an empty file.
     """
     _pass_preamble(file)
-    elements = _read_elements(file)
-    syntax = _transfer_syntax(_peek(file, 6), _text(elements, 0x0010))
+    elements, start = _read_elements(file), _peek(file, 6)
+    if not (elements or start):
+        raise UndecodableDataSet(NO_ELEMENTS) if file.tell() else NotDICOM(NOT_DICOM)
+    syntax = _transfer_syntax(start, _text(elements, 0x0010))
     uids = _text(elements, 0x0002), _text(elements, 0x0003)
     return FileMeta(*uids, syntax, _text(elements, 0x0016), None, None, file.tell())
 

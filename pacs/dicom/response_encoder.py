@@ -184,8 +184,10 @@ class ResponseEncoder:
     def _start(self, match: Match) -> list[bytes] | None:
         """Return the elements of the rows above, which successive matches often share, in a response."""
         elements = self._layout.defaults.copy()
-        above = (each for each in match.kept.items() if each[0] is not match.level)
-        return elements if all(self._layout.fill(elements, *each) for each in above) else None
+        for level, row in match.kept.items():
+            if level is not match.level and not self._layout.fill(elements, level, row):
+                return None
+        return elements
 
 
 def _attributes_of_response(return_keys: tuple[ReturnKey, ...], root: Root, level: QueryLevel) -> Iterator[Attribute]:

@@ -27,7 +27,6 @@ from pacs.files.layout import (
     INCOMING,
     INCOMPLETE,
     KEY,
-    PIECE,
     QUARANTINE,
     RESTORING,
     RUNNING,
@@ -49,6 +48,9 @@ PROBE_SIZE = 1 << 16
 
 FREE_SECONDS = 1.0
 """The seconds between two looks at the free space while there is enough."""
+
+READ = 1 << 20
+"""Bytes of an object that `pieces` reads at once: most objects whole."""
 
 FEW = 32
 """Largest number of objects that are synced one by one, rather than by a sync of the whole file system."""
@@ -154,7 +156,7 @@ class LocalFiles:
                 if os.fstat(descriptor).st_size != size:
                     raise InstanceUnreadable("The size of the stored file has changed")
                 while start < size:
-                    piece = os.pread(descriptor, min(PIECE, size - start), start)
+                    piece = os.pread(descriptor, min(READ, size - start), start)
                     if not piece:
                         raise InstanceUnreadable("The stored file ended too early")
                     start += len(piece)

@@ -2,20 +2,18 @@
 
 There is no query before it: the statements insert the rows that are missing, if those that exist have exactly the
 elements of the instance, or elements that are known to cover them. Then there is nothing to merge and no conflict, and
-the order of keys does not matter. Otherwise they insert nothing. Where an instance disagrees, the order of keys decides
-(`pacs.index.key_order`).
+the order of keys does not matter. Otherwise they insert nothing (see `pacs.index.key_order`).
 
 On PostgreSQL, which has several writers, it is one statement. It locks the rows that exist, the patient first: it waits
 for a transaction that rebuilds them, and then checks them again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     FromClause,
     Select,
     and_,
@@ -27,19 +25,14 @@ from sqlalchemy import (
     union_all,
 )
 
-from pacs.dicom import row_elements
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.lru_cache import LRUCache
-from pacs.errors import DuplicateInstance
 from pacs.index import parent_rows
 from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.database import LostRace
-from pacs.index.parent_rows import IMAGE, PARENT_COLUMN, PARENTS, PATIENT, SERIES, STUDY, UNIQUE, ParentRows
+from pacs.index.parent_rows import IMAGE, PARENT_COLUMN, PARENTS, PATIENT, SERIES, STUDY, UNIQUE
 from pacs.index.rows import NewInstance, columns, image_row, patient_identity
 from pacs.index.tables import TABLES, image, patient, series, study
-
-Execute = Callable[[CompiledStatement, Mapping[str, Any]], Any]
-"""Executes a statement and returns its first row, None without rows."""
 
 KNOWN_IMAGE = select(image.c.id).where(image.c.sop_instance_uid == parent_rows.UID)
 
@@ -51,16 +44,17 @@ _recent: LRUCache[bytes, bool] = LRUCache(4096, 8 << 20)
 """The row elements of the last series, whose rows probably exist. If they do not, only time is lost."""
 
 
-def insert(execute: Execute, dialect: str, instance: NewInstance) -> bool:
+def insert(driver: Any, dialect: str, instance: NewInstance) -> bool:
     """Insert the rows of a new instance that are missing, if those that exist agree; return whether it was inserted.
 
-    Raises LostRace when another transaction has just inserted one of them: then others may have been inserted.
+    `driver` is one of `RawConnections` of this dialect, in a transaction. Raises LostRace when another transaction has
+    just inserted one of the rows: then others may have been inserted.
     """
     values = _image_values(instance)
     own_series = instance.header.kept[SERIES]
-    if _recent.get(own_series) and execute(_statements(dialect)[-1], values):
+    if _recent.get(own_series) and _statements(dialect)[-1].first(driver, dialect, values):
         return True
-    inserted = _insert_all(execute, dialect, values | _parent_values(instance))
+    inserted = _insert_all(driver, dialect, values | _parent_values(instance))
     if not inserted[IMAGE] and any(inserted):
         raise LostRace("a row of the instance was inserted by another transaction")
     if inserted[IMAGE]:
@@ -68,29 +62,16 @@ def insert(execute: Execute, dialect: str, instance: NewInstance) -> bool:
     return bool(inserted[IMAGE])
 
 
-def fill(connection: Connection, instance: NewInstance, known: ParentRows) -> None:
-    """Fill the known rows with which an instance agrees. Raises LostRace when one has changed."""
-    for level, row in zip(PARENTS, known.rows, strict=True):
-        later = instance.header.kept[level]
-        if row is None or row.kept == later:
-            continue
-        merged = row_elements.merge(row.kept, later)
-        if merged != row.kept:
-            parent_rows.rewrite(connection, level, row, columns(level, merged))
-        _covering.put(later, merged, len(later) + len(merged))
+def remember_covering(own: bytes, elements: bytes) -> None:
+    """Remember that the elements of a row have all the values of an instance, and disagree about none."""
+    _covering.put(own, elements, len(own) + len(elements))
 
 
-def refuse_known(connection: Connection, sop_instance_uid: str) -> None:
-    """Raise DuplicateInstance if an instance is known."""
-    if connection.execute(KNOWN_IMAGE, {"uid": sop_instance_uid}).first() is not None:
-        raise DuplicateInstance("SOP Instance is stored already")
-
-
-def _insert_all(execute: Execute, dialect: str, values: Mapping[str, Any]) -> Sequence[Any]:
+def _insert_all(driver: Any, dialect: str, values: Mapping[str, Any]) -> Sequence[Any]:
     """Insert the missing rows of each level; return for each level whether one was inserted."""
     if dialect == "sqlite":
-        return [execute(statement, values) is not None for statement in _statements(dialect)]
-    row: Sequence[Any] = execute(_TOGETHER, values)
+        return [statement.first(driver, dialect, values) is not None for statement in _statements(dialect)]
+    row: Sequence[Any] = _TOGETHER.first(driver, dialect, values)
     return row
 
 

@@ -5,7 +5,7 @@ Each attribute is one grouped statement for all rows of a page.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,7 +17,6 @@ from sqlalchemy import (
     Select,
     String,
     bindparam,
-    case,
     exists,
     func,
     or_,
@@ -32,6 +31,7 @@ from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Empty, Key
 from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.criteria import Condition, value_criterion
+from pacs.index.database import driver_rows
 from pacs.index.dialects import is_listed
 from pacs.index.tables import TABLES, image, series, study
 from pacs.index.tables import Key as RowKey
@@ -77,6 +77,9 @@ _OWNER: dict[QueryLevel, Column[int]] = {
 }
 """The column with the id of the entity at each level to which rows belong."""
 
+_Make = Callable[[Computed, Column[Any]], Select[Any]]
+"""Makes a statement of an attribute for all ids in a column."""
+
 _IDS = "ids"
 """The parameter of the ids: one number, or several as JSON."""
 
@@ -100,45 +103,54 @@ def computed_criterion(key: Key, unknown_matches: bool) -> Condition:
 
 
 def _counts(connection: Connection, attribute: Computed, ids: Sequence[int]) -> dict[int, Value]:
-    return {row[0]: row[1] for row in _rows(connection, attribute, ids)}
+    return dict(_rows(connection, _counted, attribute, ids))
 
 
 def _values(connection: Connection, attribute: Computed, ids: Sequence[int]) -> dict[int, Value]:
     found: defaultdict[int, set[str]] = defaultdict(set)
-    for row_id, value, blob in _rows(connection, attribute, ids):
+    is_complete = True
+    for row_id, value in _rows(connection, _distinct, attribute, ids):
         if value:
             found[row_id].add(value)
-        else:
+        is_complete = is_complete and value is not None
+    if not is_complete:
+        for row_id, blob in _rows(connection, _unfit, attribute, ids):
             found[row_id].update(_row_values(attribute, blob))
     return {row_id: tuple(sorted(values)) for row_id, values in found.items()}
 
 
-def _rows(connection: Connection, attribute: Computed, ids: Sequence[int]) -> Sequence[Any]:
-    """Return the rows of the statement of an attribute, which is compiled once for one id and once for several."""
+def _rows(connection: Connection, make: _Make, attribute: Computed, ids: Sequence[int]) -> list[Any]:
+    """Return the rows of a statement for some ids, which is compiled once for one id and once for several."""
     is_one = len(ids) == 1
     value = ids[0] if is_one else json.dumps(ids)
-    return _compiled(attribute, is_one=is_one).execute(connection, {_IDS: value}).all()
+    return driver_rows(_compiled(make, attribute, is_one=is_one).execute(connection, {_IDS: value}))
 
 
 @cache
-def _compiled(attribute: Computed, *, is_one: bool) -> CompiledStatement:
+def _compiled(make: _Make, attribute: Computed, *, is_one: bool) -> CompiledStatement:
     owner = _OWNER[attribute.level]
     is_among = owner == bindparam(_IDS, type_=RowKey) if is_one else is_listed(owner, bindparam(_IDS, type_=String()))
-    return CompiledStatement(lambda _dialect: _statement(attribute).where(is_among))
+    return CompiledStatement(lambda _dialect: make(attribute, owner).select_from(_below(attribute)).where(is_among))
 
 
-def _statement(attribute: Computed) -> Select[Any]:
-    owner: Column[Any] = _OWNER[attribute.level]
-    column, table = attribute.column, TABLES[attribute.of]
-    if column is None:
-        return select(owner, func.count()).select_from(_below(attribute)).group_by(owner)
-    # A value that does not fit its column is in the elements of its row.
-    unfit = case((table.c.irregular & column.is_(None), table.c.kept))
-    return select(owner, column, unfit).select_from(_below(attribute)).distinct()
+def _counted(_attribute: Computed, owner: Column[Any]) -> Select[Any]:
+    return select(owner, func.count()).group_by(owner)
 
 
-def _row_values(attribute: Computed, blob: bytes | None) -> list[str]:
-    if blob is None or not attribute.keyword:
+def _distinct(attribute: Computed, owner: Column[Any]) -> Select[Any]:
+    assert attribute.column is not None, "numbers have no column"
+    return select(owner, attribute.column).distinct()
+
+
+def _unfit(attribute: Computed, owner: Column[Any]) -> Select[Any]:
+    """Select the row elements with the values that do not fit their column."""
+    table = TABLES[attribute.of]
+    assert attribute.column is not None, "numbers have no column"
+    return select(owner, table.c.kept).where(table.c.irregular, attribute.column.is_(None))
+
+
+def _row_values(attribute: Computed, blob: bytes) -> list[str]:
+    if not attribute.keyword:
         return []
     return [
         str(value)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -90,11 +90,7 @@ class Index:
         self._thread_lock = threading.Lock() if self.is_sqlite else None
         self._process_lock = WriteLock(Path(f"{self.url.database}{LOCK}")) if self.is_sqlite and is_shared else None
         self._failures = (DBAPIError, PoolTimeout, self._engine.dialect.loaded_dbapi.Error)
-        self._group_commit = GroupCommit(
-            lambda work: self._transact(work, self._write_shared),
-            self._run_on_driver,
-            (*self._failures, LostRace),
-        )
+        self._group_commit = GroupCommit(self._run_on_driver, (*self._failures, LostRace))
         self._raw_writers = RawConnections(self._engine, 1)
         self._raw_readers = RawConnections(self._engine, connections // 4, _set_autocommit)
         self._pinger = RawConnections(self._engine, 1, _set_autocommit)
@@ -295,13 +291,13 @@ class Index:
                 time.sleep(random.uniform(0, 0.01 * (attempt + 1)))  # noqa: S311  (spreads the retries, no secret)
         raise AssertionError("the last attempt returns or raises")
 
-    def run_shared(self, work: Callable[[Connection], Result], quick: DriverWork[Result] | None = None) -> Result:
-        """Run `work` as `transact` does, in a transaction that it may share with concurrent work of other threads.
+    def run_shared(self, work: DriverWork[Result]) -> Result | None:
+        """Run `work` in a transaction of the driver that it may share with concurrent work of other threads.
 
-        `work` may be run several times, and must raise when it must not be committed. `quick` is tried first: it gets a
-        connection of the driver, and returns None when it has done nothing.
+        Returns None when `work` does, which has done nothing then, or when the transaction fails. Raises
+        IndexUnavailable when none can begin.
         """
-        return self._group_commit.run(work, quick)
+        return self._group_commit.run(work)
 
     def run_alone(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` as `transact` does, in a transaction that is as durable as those of `run_shared`."""
@@ -420,6 +416,21 @@ class _Interrupter:
             with suppress(self._failures):  # a lost connection has no statement to interrupt
                 self._interrupt()
             self._done.wait(INTERRUPT_INTERVAL)
+
+
+def driver_rows(result: CursorResult[Any]) -> list[Any]:
+    """Return all rows as the driver made them: making rows of SQLAlchemy takes as long as reading them.
+
+    Raises IndexUnavailable.
+    """
+    cursor = result.cursor
+    assert cursor is not None, "the statement returns rows"
+    try:
+        return list(cursor.fetchall())
+    except result.dialect.loaded_dbapi.Error as error:
+        raise IndexUnavailable(sentence(error)) from error
+    finally:
+        result.close()
 
 
 def may_be_committed(error: BaseException | None) -> bool:

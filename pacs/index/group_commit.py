@@ -1,121 +1,62 @@
 """Group commit: runs the concurrent work of several threads in one transaction."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
-
-from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import IndexUnavailable
 from pacs.support.batch_queue import BatchQueue, BatchUnit
 
 Result = TypeVar("Result")
-Work = Callable[[Connection], Result]
 
 DriverWork = Callable[[Any], Result | None]
-Unit = BatchUnit["WriteWork", Any]
+"""Work on a connection of the driver, which returns None when it has done nothing."""
+
+Unit = BatchUnit[DriverWork[Any], Any]
 
 MAX_UNITS = 64
 """The most units of work that share a transaction."""
 
 
-@dataclass(frozen=True, slots=True)
-class WriteWork:
-    """A unit of work, and an alternative on a driver connection, which returns None when it has done nothing."""
+class GroupCommit(BatchQueue[DriverWork[Any], Any]):
+    """Runs units of work in shared transactions of the driver. Thread-safe.
 
-    work: Work[Any]
-    quick: DriverWork[Any] | None = None
-
-
-class GroupCommit(BatchQueue[WriteWork, Any]):
-    """Runs units of work by `transact`, which runs one function in one transaction. Thread-safe.
-
-    `run_driver_transaction` runs a function in a transaction of the driver. When that raises one of `failures`,
-    `transact` is used.
+    `transact` runs a function in a transaction. When that raises one of `failures`, nothing is done.
     """
 
-    def __init__(
-        self,
-        transact: Callable[[Work[Any]], Any],
-        run_driver_transaction: Callable[[DriverWork[Any]], Any] | None = None,
-        failures: tuple[type[Exception], ...] = (),
-    ) -> None:
+    def __init__(self, transact: Callable[[DriverWork[Any]], Any], failures: tuple[type[Exception], ...]) -> None:
         super().__init__(MAX_UNITS)
         self._transact = transact
-        self._run_driver_transaction = run_driver_transaction
         self._failures = failures
 
-    def run(self, work: Work[Result], quick: DriverWork[Result] | None = None) -> Result:  # type: ignore[override]
+    def run(self, work: DriverWork[Result]) -> Result | None:
         """Run `work` in a transaction that other threads may share; return its result after the commit.
 
-        `work` does not run when `quick` returns anything but None. When a unit of work raises, the others that shared
-        its transaction are run again, each alone. When the database fails, all of them get IndexUnavailable.
+        Returns None also when the transaction fails: the caller runs other work alone then.
         """
-        result = super().run(WriteWork(work, quick))
-        if isinstance(result, _RetryAlone):
-            result = self._transact(work)
-        return result  # type: ignore[no-any-return]
+        result: Result | None = super().run(work)
+        return result
 
     def serve(self, units: list[Unit]) -> None:
         """Run the work of `units`, and of those that arrive before the transaction has begun; set their results."""
-        for unit, result in self._run_on_driver(units):
-            unit.result = result
-        if any(unit.result is None for unit in units):
-            self._run_in_transaction(units)
 
-    def _run_on_driver(self, units: list[Unit]) -> list[tuple[Unit, Any]]:
-        """Run the alternatives on a driver connection; return the units with their results, after the commit."""
-        if self._run_driver_transaction is None:
-            return []
-
-        def work(driver: Any) -> list[tuple[Unit, Any]]:
+        def together(driver: Any) -> list[Any]:
             self.join(units)
-            return [(unit, unit.item.quick(driver)) for unit in units if unit.item.quick is not None]
+            return [unit.item(driver) for unit in units]
 
         try:
-            done: list[tuple[Unit, Any]] = self._run_driver_transaction(work)
+            results = self._transact(together)
         except self._failures:
-            return []  # the other path raises it too, if it persists
-        return done
-
-    def _run_in_transaction(self, units: list[Unit]) -> None:
-        def together(connection: Connection) -> list[tuple[Unit, Any]]:
-            self.join(units)
-            return [(unit, unit.item.work(connection)) for unit in units if unit.result is None]
-
-        try:
-            done = self._transact(together)
+            return
         except BaseException as error:
-            if _concerns_all(error):
-                self.join(units)
-                _fail([unit for unit in units if unit.result is None], error)
-                raise
-            rest = [unit for unit in units if unit.result is None]
-            for unit in rest:
-                unit.result = _RetryAlone() if rest[1:] else None
-                unit.error = None if rest[1:] else error
-        else:
-            for unit, result in done:
-                unit.result = result
+            self.join(units)
+            _fail(units, error)
+            raise
+        for unit, result in zip(units, results, strict=True):
+            unit.result = result
 
 
 def _fail(units: Sequence[Unit], error: BaseException) -> None:
+    said = error.comment if isinstance(error, IndexUnavailable) else "the index does not respond: try again later"
     for unit in units:
-        said = error.comment if isinstance(error, IndexUnavailable) else "the index does not respond: try again later"
         unit.error = IndexUnavailable(said)
         unit.error.__cause__ = error
-
-
-@dataclass(frozen=True, slots=True)
-class _RetryAlone:
-    """The result of work that must run again alone, because another unit in its transaction raised."""
-
-
-def _concerns_all(error: BaseException) -> bool:
-    """Whether an error is a database failure or an interruption, not an error of one unit of work."""
-    if not isinstance(error, Exception):
-        return True
-    gone = (OperationalError, InterfaceError, PoolTimeout, type(None))
-    return type(error) is IndexUnavailable and isinstance(error.__cause__, gone)

@@ -1,4 +1,4 @@
-"""Adds an instance that disagrees with others, as if all had been added in the order of their file keys.
+"""Adds an instance that fills rows or disagrees with them, as if all had been added in the order of their file keys.
 
 The index is a function of the files: what the instance with the lowest key says about a patient, study or series
 stays, later ones fill what is empty (`pacs.services.reindex` builds it so). Instances may be added in another order:
@@ -15,8 +15,9 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, lit
 from pacs.dicom import row_elements
 from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
+from pacs.errors import DuplicateInstance
 from pacs.index import parent_rows
-from pacs.index.addition import refuse_known
+from pacs.index.addition import KNOWN_IMAGE, remember_covering
 from pacs.index.database import LostRace
 from pacs.index.dialects import among
 from pacs.index.parent_rows import CONFLICTS, PARENT_COLUMN, PARENTS, PATIENT, SERIES, STUDY, UNIQUE, ParentRows
@@ -31,22 +32,16 @@ FEW, MANY = 3, 500
 
 
 def add_locked(connection: Connection, instance: NewInstance, headers: Headers) -> tuple[str, ...]:
-    """Lock the patients that an instance concerns, and add it as `add_disputed` does.
+    """Lock the patients that an instance concerns, and add it, whether it agrees with the known rows or not.
 
-    The transaction must not have locked a patient before, unless as much: else two of them wait for each other.
-    Raises DuplicateInstance as well.
+    Return its conflicts, as sentences without patient data. The transaction must not have locked a patient before,
+    unless as much: else two of them wait for each other. Raises DuplicateInstance, LostRace, and the errors of
+    `headers`.
     """
     known = _locked(connection, instance.header)
-    refuse_known(connection, instance.header.sop_instance_uid)
-    return add_disputed(connection, instance, known, headers)
-
-
-def add_disputed(connection: Connection, instance: NewInstance, known: ParentRows, headers: Headers) -> tuple[str, ...]:
-    """Add an instance, whether it agrees with the known rows or not; the database has locked their patients.
-
-    Return its conflicts, as sentences without patient data. Raises LostRace, and the errors of `headers`.
-    """
     header = instance.header
+    if connection.execute(KNOWN_IMAGE, {"uid": header.sop_instance_uid}).first() is not None:
+        raise DuplicateInstance("SOP Instance is stored already")
     addition = _DisputedAddition(connection, instance, headers)
     addition.run(known)
     if known.conflict is None:
@@ -101,6 +96,8 @@ class _DisputedAddition:
             merged = row_elements.replace_elements(merged, disputed, values)
         if merged != known.kept:
             parent_rows.rewrite_locked(self._connection, level, known, columns(level, merged))
+        if not disputed:
+            remember_covering(later, merged)
         return int(known.id)
 
     def _is_late(self, level: QueryLevel, row_id: int) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pacs.dicom import row_elements
 from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
 from pacs.index.database import LostRace
@@ -65,18 +64,11 @@ class ParentRows:
         top, *others = self.rows
         return {each.patient_fk for each in others if each is not None} | ({top.id} if top is not None else set())
 
-    def is_disputed(self, header: Header) -> bool:
-        """Whether the order matters in which this instance and those below these rows are added."""
-        rows = zip(PARENTS, self.rows, strict=True)
-        return self.conflict is not None or any(
-            row is not None and row_elements.disputed(row.kept, header.kept[level]) for level, row in rows
-        )
 
-
-def find(connection: Connection, header: Header, *, lock: bool = False) -> ParentRows:
-    """Find the rows that an instance names; with `lock` its patient cannot be rebuilt meanwhile (PostgreSQL)."""
+def find(connection: Connection, header: Header) -> ParentRows:
+    """Find the rows that an instance names."""
     own = patient_identity(header)
-    top = connection.execute(_LOCKED_PATIENT if lock else _KNOWN_PATIENT, own).first()
+    top = connection.execute(_KNOWN_PATIENT, own).first()
     middle = connection.execute(_KNOWN_STUDY, {"uid": header.study_instance_uid}).first()
     bottom = connection.execute(_KNOWN_SERIES, {"uid": header.series_instance_uid}).first()
     conflict = None
@@ -140,7 +132,6 @@ UID = bindparam("uid", type_=image.c.sop_instance_uid.type)
 _KNOWN_PATIENT = select(patient.c.id, patient.c.kept).where(
     *(column == bindparam(column.name, type_=column.type) for column in _IDENTITY)
 )
-_LOCKED_PATIENT = _KNOWN_PATIENT.with_for_update(read=True, key_share=True)
 _KNOWN_STUDY = (
     select(study.c.id, study.c.kept, study.c.patient_fk, *_IDENTITY)
     .join_from(study, patient)

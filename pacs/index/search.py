@@ -5,13 +5,14 @@ page is in memory, so that neither many matches nor a slow reader blocks anythin
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydicom import Dataset
-from sqlalchemy import Connection, Row, RowMapping, Select
+from sqlalchemy import Connection, RowMapping, Select
 
 from pacs.dicom import matching, row_elements
 from pacs.dicom.attributes import Kept, KeyType
@@ -21,7 +22,7 @@ from pacs.errors import OutOfResources
 from pacs.index import statement_cache, statements
 from pacs.index.computed import COMPUTED, Value, compute
 from pacs.index.criteria import Condition
-from pacs.index.database import Index
+from pacs.index.database import Index, driver_rows
 from pacs.index.dialects import among
 from pacs.index.statements import ORDER, PER_LEVEL, levels_to
 from pacs.index.tables import TABLES, image
@@ -46,7 +47,7 @@ class _Candidate(NamedTuple):
     """A row of a page, with the computed attributes that the query needs."""
 
     row: Sequence[Any]
-    computed: dict[str, Value]
+    computed: Mapping[str, Value]
 
     def key(self, level: QueryLevel) -> int:
         """Return the id of its row at a level."""
@@ -240,17 +241,27 @@ def _candidates(connection: Connection, query: Query, position: "_PagePosition")
     if position.start_rows is not None and not position.start_rows.ids:
         return []
     rows = _rows(connection, query, position)
-    computed: list[dict[str, Value]] = [{} for _ in rows]
-    for keyword in _needed(query) if rows else ():
-        attribute = COMPUTED[keyword]
-        ids = [row[len(PER_LEVEL) * attribute.level] for row in rows]
-        values = compute(connection, keyword, sorted(set(ids)))
-        for each, row_id in zip(computed, ids, strict=True):
-            each[keyword] = values.get(row_id, attribute.none)
-    return list(map(_Candidate, rows, computed))
+    keywords = _needed(query)
+    if not rows or not keywords:
+        return [_Candidate(row, _NOTHING) for row in rows]
+    columns = [_computed(connection, keyword, rows) for keyword in keywords]
+    values = (dict(zip(keywords, each, strict=True)) for each in zip(*columns, strict=True))
+    return list(map(_Candidate, rows, values))
 
 
-def _rows(connection: Connection, query: Query, position: "_PagePosition") -> Sequence[Row[Any]]:
+def _computed(connection: Connection, keyword: str, rows: list[Any]) -> list[Value]:
+    """Return the value of a computed attribute for each row."""
+    attribute = COMPUTED[keyword]
+    ids = [row[len(PER_LEVEL) * attribute.level] for row in rows]
+    values, none = compute(connection, keyword, sorted(set(ids))), attribute.none
+    return [values.get(row_id, none) for row_id in ids]
+
+
+_NOTHING: Mapping[str, Value] = MappingProxyType({})
+"""No computed attributes."""
+
+
+def _rows(connection: Connection, query: Query, position: "_PagePosition") -> list[Any]:
     start_rows, limit = position.start_rows, position.limit
     if position.after is None and start_rows is None:
         return statement_cache.execute(connection, statements.page, query, None, limit)
@@ -258,7 +269,7 @@ def _rows(connection: Connection, query: Query, position: "_PagePosition") -> Se
         return statement_cache.execute(
             connection, statements.page_of, query, start_rows.level, limit, row_id=start_rows.ids[0]
         )
-    return connection.execute(page_statement(query, start_rows, position.after, limit)).all()
+    return driver_rows(connection.execute(page_statement(query, start_rows, position.after, limit)))
 
 
 def page_statement(

@@ -5,15 +5,16 @@ longer than running it, so its text is cached by shape: the attributes that have
 the statement is built each time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Row
+from sqlalchemy import Connection, Dialect
 
 from pacs.dicom.attributes import Kept, by_keyword
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.query import Key, Query, Single
+from pacs.index.database import driver_rows
 from pacs.index.dialects import is_storable
 
 StatementBuilder = Callable[..., Any]
@@ -33,20 +34,19 @@ _Shape = tuple[QueryLevel, bool, tuple[str, ...]]
 
 def execute(
     connection: Connection, build: StatementBuilder, query: Query, *arguments: object, row_id: int | None = None
-) -> Sequence[Row[Any]]:
-    """Return all rows of the statement for a query, further hashable arguments, and the id of a row if given."""
+) -> list[Any]:
+    """Return the `driver_rows` of the statement for a query, further hashable arguments, and a row id."""
     values = _single_values(query)
     if values is None:
         last = () if row_id is None else (row_id,)
-        found: Sequence[Row[Any]] = connection.execute(build(query, *arguments, *last)).all()
-        return found
+        return driver_rows(connection.execute(build(query, *arguments, *last)))
     if row_id is not None:
         values[_ROW_ID] = row_id
         arguments = (*arguments, _ROW_ID)
     text, parameters = _compiled(connection.dialect, build, _shape(query), arguments)
     filled = [(name, values.get(value, value)) for name, value in parameters]
     for_driver = tuple(value for _, value in filled) if connection.dialect.positional else dict(filled)
-    return connection.exec_driver_sql(text, for_driver).all()
+    return driver_rows(connection.exec_driver_sql(text, for_driver))
 
 
 def _shape(query: Query) -> _Shape:

@@ -14,13 +14,12 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, delete, exists,
 
 from pacs.dicom.header import Header
 from pacs.errors import IndexUnavailable, InstanceUnreadable
-from pacs.index.addition import KNOWN_IMAGE, fill, insert, refuse_known
+from pacs.index.addition import KNOWN_IMAGE, insert
 from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.database import Index, LostRace
 from pacs.index.dialects import among
-from pacs.index.key_order import Headers, add_disputed, add_locked
+from pacs.index.key_order import Headers, add_locked
 from pacs.index.parent_rows import UID
-from pacs.index.parent_rows import find as find_parents
 from pacs.index.rows import NewInstance
 from pacs.index.tables import JOINED, image, patient, series, study
 
@@ -78,25 +77,8 @@ def add(index: Index, instance: NewInstance, headers: Headers = no_headers) -> t
     or of the older ones among them. Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable, and
     the errors of `headers`; then nothing is changed.
     """
-    header, dialect = instance.header, index.dialect
-
-    def quick(driver: Any) -> tuple[str, ...] | None:
-        is_added = insert(lambda each, values: each.first(driver, dialect, values), dialect, instance)
-        return () if is_added else None
-
-    def work(connection: Connection) -> tuple[str, ...] | None:
-        refuse_known(connection, header.sop_instance_uid)
-        known = find_parents(connection, header, lock=True)
-        if known.is_disputed(header):
-            # SQLite has one writer at a time. On PostgreSQL this transaction shares locks that are needed alone.
-            return add_disputed(connection, instance, known, headers) if index.is_sqlite else None
-        fill(connection, instance, known)
-        if not insert(lambda each, values: each.execute(connection, values).first(), dialect, instance):
-            raise LostRace("the image or a row above it was changed by another transaction")
-        return ()
-
-    conflicts = index.run_shared(work, quick)
-    return index.run_alone(partial(add_locked, instance=instance, headers=headers)) if conflicts is None else conflicts
+    is_added = index.run_shared(lambda driver: insert(driver, index.dialect, instance) or None)
+    return () if is_added else index.run_alone(partial(add_locked, instance=instance, headers=headers))
 
 
 def is_known(index: Index, sop_instance_uid: str) -> bool:

@@ -56,7 +56,7 @@ def test_the_benchmark_retrieves_nearby_and_over_a_long_line(tmp_path):
     """By C-MOVE and C-GET, all three studies; a round trip of 20 ms is in each of five images one after the other."""
     run(tmp_path, "--only", "retrieve", "far", "--systems", "pacs")
     written = values(tmp_path)
-    ways = ("move", "get", "far.move", "far1.move", "far4.move", "far.get")
+    ways = ("move", "get", "far.move", "far1.move", "far4.move", "farwindow.move", "far.get")
     assert set(written) == {
         f"{way}.{study}{unit}" for way in ways for study in ("9kB", "512kB", "500MB") for unit in ("", ".mb")
     }

@@ -103,6 +103,28 @@ def test_ctrl_c_on_a_terminal_says_what_the_server_waits_for(tmp_path):
         assert server.wait(20) == 0
 
 
+def test_on_a_terminal_the_server_says_once_that_it_is_ready(tmp_path):
+    """In the sentence; where log or output go elsewhere, the log has it, too."""
+    ours, theirs = os.openpty()
+    words = [sys.executable, "-m", "pacs", "serve", "--port", "0", "--set", "web.port=0"]
+    with os.fdopen(ours) as screen, start(words, cwd=tmp_path, stdout=theirs, stderr=theirs) as server:
+        os.close(theirs)
+        shown = [next(screen), next(screen)]
+        server.send_signal(signal.SIGTERM)
+        shown += until_closed(screen)
+        assert server.wait(60) == 0
+    assert shown[0].startswith("pacs is ready: ")
+    assert shown[1].startswith("pacs serves ")
+    assert any("stopped" in line for line in shown)
+    assert not any("web ready" in line for line in shown)
+
+
+def until_closed(screen):
+    """Yield the lines of a terminal until no process has it any more, which Linux reports as an error."""
+    with suppress(OSError):
+        yield from screen
+
+
 def test_the_log_has_no_patient_data(tmp_path):
     """Stores, conflicts, invalid values, queries and refusals: no name, ID or birth date."""
     (dataset,) = study("SECRET^NAME", patient_id="SECRETID", series=1, instances=1, PatientBirthDate="19121212")

@@ -255,12 +255,15 @@ def test_what_is_all_refused_or_damaged_has_1(run, server):
     assert run("delete", "PatientID=NOBODY", "--yes").exit_code == 0
 
 
-def test_a_confirmation_that_is_not_given_has_1(run):
+def test_a_confirmation_that_is_not_given_has_1(run, pacs):
     """Nothing was deleted."""
     assert run("import", "{good}").exit_code == 0
     result = run("delete", "--all")
     assert result.exit_code == 1
-    assert "nothing was deleted" in result.stderr
+    assert "nothing was deleted; use --yes" in result.stderr
+    assert "Aborted" not in result.output
+    result = pacs("delete", "--all", input="n\n")
+    assert (result.exit_code, result.stderr) == (1, "pacs: nothing was deleted\n")
 
 
 def test_a_recording_that_is_none_has_1(run):

@@ -110,6 +110,15 @@ def test_a_report_in_csv_is_safe_to_open_in_a_spreadsheet(pacs, tmp_path):
     assert [each["path"] for each in json.loads((tmp_path / "report.json").read_text())] == names
 
 
+def test_files_that_are_not_shown_are_in_the_report(pacs, tmp_path):
+    """The option is named, or the report that was written."""
+    (tmp_path / "in").mkdir()
+    for number in range(9):
+        (tmp_path / "in" / f"{number}.txt").write_text("not an image")
+    assert "    and 6 more; --report FILE.csv lists all\n" in pacs("import", "in").stderr
+    assert "    and 6 more; all.json has all\n" in pacs("import", "in", "--report", "all.json").stderr
+
+
 def test_a_report_without_files_is_whole(pacs, tmp_path):
     """An empty array, or the names of the columns; a folder without DICOM files is exit status 1."""
     (tmp_path / "empty").mkdir()

@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from pacs.cli.matching_keys import query_arguments
+from pacs.cli.matching_keys import Selects, query_arguments
 from pacs.dicom.levels import QueryLevel, Root
 
 
@@ -29,6 +29,17 @@ def test_a_keyword_and_a_tag_are_one_key():
     found = query_arguments(["00100020=P1", "PatientID", "0008,0052=SERIES", "6000,0010"])
     assert (found.identifier.PatientID, found.level) == ("P1", QueryLevel.SERIES)
     assert found.keys == ("PatientID", "6000,0010")
+
+
+@pytest.mark.parametrize(
+    "word", ["PatientID=P1\\", "0010,0020=\\P1", "RequestAttributesSequence.AccessionNumber=A\\ \\B"]
+)
+def test_an_empty_value_beside_others_selects_nothing_here(word):
+    """A query ignores it: a deletion with it would delete more. A peer gets it as it is typed."""
+    with pytest.raises(click.BadParameter, match="has an empty value; a backslash separates values"):
+        query_arguments([word], selects=Selects.HERE)
+    assert identifier(["PatientID=P1\\"]).get_item("PatientID").value == b"P1\\"
+    query_arguments(["PatientComments=P1\\", "StudyInstanceUID=1.2\\1.3"], selects=Selects.HERE)
 
 
 @pytest.mark.parametrize("path", ["RequestAttributesSequence", "RequestAttributesSequence[0]", "0040,0275"])

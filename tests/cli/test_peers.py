@@ -251,6 +251,15 @@ def test_a_reload_waits_for_no_pipe(tmp_path):
 # --- echo --------------------------------------------------------------------------------------------------------
 
 
+def test_a_passcode_from_standard_input_is_for_all_peers(pacs, tmp_path):
+    """It is read once."""
+    with serving(tmp_path / "server") as server:
+        for title in ("A", "B"):
+            pacs("peers", "add", title, "127.0.0.1", server.port)
+        done = pacs("peers", "echo", "--user", "ANN", "--passcode-file", "-", input="secret\n")
+    assert done.exit_code == 0, done.output
+
+
 def test_all_peers_are_verified_at_once(pacs, tmp_path):
     """3 if some do not answer, 4 if none does; those that are named, or all."""
     with serving(tmp_path / "server") as server:

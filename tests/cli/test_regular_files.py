@@ -1,4 +1,7 @@
-"""Files that a user names: what is no regular file is refused with its name, and no command waits for it."""
+"""Files that a user names: what is no regular file is refused with its name, and no command waits for it.
+
+And files that have nothing.
+"""
 
 import os
 
@@ -92,3 +95,18 @@ def test_a_passcode_may_come_from_a_pipe_but_not_without_end(pacs, tmp_path):
     assert said.exit_code == 4
     said = pacs("echo", "A@127.0.0.1:1", "--user", "ANN", "--passcode-file", "/dev/zero")
     assert said.exit_code == 2
+
+
+# --- empty files -------------------------------------------------------------------------------------------------
+
+EMPTY = {b"": "Not a DICOM file", bytes(128) + b"DICM": "The file ends after its preamble"}
+
+
+@pytest.mark.parametrize("words", [("import",), ("store", "A@127.0.0.1:1"), ("dump",), ("dump", "--json"), ("render",)])
+@pytest.mark.parametrize("content", EMPTY)
+def test_a_file_without_elements_is_an_error(pacs, tmp_path, words, content):
+    """It has neither pixel data nor UIDs, but that is not what is wrong with it."""
+    (tmp_path / "it").write_bytes(content)
+    result = pacs(*words, "it")
+    assert result.exit_code == 1
+    assert EMPTY[content] in result.stderr

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -656,3 +658,35 @@ def test_ctrl_c_in_a_retrieve_cancels_between_two_instances(tmp_path, verb):
     assert process.returncode == 130
     assert said.splitlines()[-1] == "pacs: interrupted"
     assert 1 < len(files(tmp_path / "out")) < 40
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("get",), ("move", "-aem", "WS")])
+def test_a_retrieve_by_other_keys_names_the_query_that_lists_the_unique_ones(pacs, tmp_path, words):
+    """Its output has what the retrieve needs."""
+    with serving(tmp_path / "archive", {"peers": [{"ae_title": "WS", "host": "127.0.0.1", "port": 1}]}) as archive:
+        take_in(archive, specimen())
+        refused = pacs(words[0], at(archive), "studies", "PatientName=D*", *words[1:])
+        assert refused.exit_code == 1
+        assert "0xA900" in refused.stderr
+        command = shlex.split(re.search("`(pacs find .*)`", refused.stderr)[1])
+        assert command[1:5] == ["find", at(archive), "studies", "PatientName=D*"]
+        (found,) = rows(pacs(*command[1:]))
+        assert found["StudyInstanceUID"] == specimen()[0].StudyInstanceUID
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "nan", "inf", "1e7"])
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [("echo", "-to"), ("find", "-ta"), ("store", "-td"), ("get", "--max-time"), ("fetch", "--wait"),
+     ("commit", "--wait"), ("conformance run", "--timeout")],
+)  # fmt: skip
+def test_all_durations_are_refused_alike(pacs, verb, option, text):
+    """What is no number, and what no wait takes; only --wait takes 0."""
+    refused = pacs(*verb.split(), "A@127.0.0.1:1", option, text)
+    assert refused.exit_code == 2
+    least = "at least 0" if option == "--wait" else "more than 0"
+    number = f"{text} seconds: expected {least} and at most 1000000"
+    assert ("'abc' is not a number of seconds" if text == "abc" else number) in refused.stderr

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Deadlines, Peer, retries
+from pacs.client.retries import pause_after
 from pacs.errors import (
     AssociationLost,
     DestinationUnreachable,
@@ -230,3 +231,10 @@ def test_an_unreachable_pacs_is_tried_again(tmp_path):
 def test_only_failures_that_may_pass_are_worth_a_retry(error, expected):
     """By status, and by the result of a rejection."""
     assert retries.is_transient(error) is expected
+
+
+def test_pauses_between_attempts_double_up_to_a_minute(monkeypatch):
+    """However many attempts there are: a retrieve may wait for days for a PACS that is off."""
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 1.0)
+    assert [pause_after(number) for number in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert pause_after(5000) == 60

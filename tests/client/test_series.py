@@ -1,5 +1,6 @@
 """`load_series`: selection and retrieval of the series."""
 
+import inspect
 import subprocess
 import sys
 from datetime import date
@@ -265,3 +266,11 @@ def test_the_example_writes_a_volume(full, tmp_path):
 def test_numpy_comes_with_every_installation():
     """`SimpleITK.GetArrayFromImage` and `pixel_array` need it."""
     assert any(each.startswith("numpy") and "extra" not in each for each in requires("pacs-archive") or ())
+
+
+def test_both_functions_have_one_signature():
+    """With the names of all arguments, for help and completion."""
+    image, datasets = (inspect.signature(each) for each in (client.load_series, client.load_datasets))
+    assert image.parameters == datasets.parameters
+    assert {"peer", "patient_id", "senders", "keys"} < set(image.parameters)
+    assert datasets.return_annotation == list[Dataset]

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from pacs.cli import main
 from pacs.conformance.checks.runner import CHECKS
+from pacs.testing import serving
+from tests.certificates import Authority
 from tests.conformance.conftest import TITLE
 
 
@@ -106,7 +108,7 @@ def test_markdown_is_a_table(run):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--against", "PACS"], "is not AET@host:port"),
+        (["--against", "NOBODY"], "'NOBODY' is not a configured peer"),
         (["--receive", "PACS"], "is not AET:PORT"),
         (["--receive", "A:99999"], "is not AET:PORT"),
         (["--only", "nothing"], "'nothing' is not a check"),
@@ -143,3 +145,27 @@ def test_conformance_without_a_command_prints_the_statement():
     result = CliRunner().invoke(main, ["conformance"])
     assert result.exit_code == 0
     assert result.stdout.startswith("# DICOM conformance statement")
+
+
+def test_servers_are_arguments_with_the_options_of_tls(tmp_path, monkeypatch):
+    """As of `pacs echo`: by address or as configured peers; a server without the pinned certificate is not reached."""
+    authority = Authority(tmp_path)
+    ours = authority.sign("pacs", "localhost", "127.0.0.1")
+    secured = {"tls.enabled": True, "tls.port": 0, "tls.certificate": ours.certificate, "tls.key": ours.key}
+    monkeypatch.chdir(tmp_path)
+    options = ("--only", "N1", "--yes", "--receive", "A:0", "--prefix", "TLS")
+    with serving(tmp_path / "secured", secured) as server:
+        peer = f'[[peers]]\nae_title = "PACS2"\nhost = "127.0.0.1"\nport = {server.secure_port}\n'
+        (tmp_path / "config.toml").write_text(peer)
+        for words in (
+            (f"PACS@127.0.0.1:{server.secure_port}", "--ca", authority.path),
+            ("PACS2", "--fingerprint", ours.fingerprint),
+            ("--against", f"PACS@127.0.0.1:{server.secure_port}", "--ca", authority.path),
+        ):
+            done = CliRunner().invoke(main, ["conformance", "run", *words, *options])
+            assert done.exit_code == 0, done.output
+            assert "1 ✓" in done.stderr
+        refused = CliRunner().invoke(main, ["conformance", "run", "PACS2", "--fingerprint", "ab" * 32, *options])
+        assert refused.exit_code == 4
+        assert f"its certificate has the fingerprint {ours.fingerprint}" in refused.stderr
+    assert CliRunner().invoke(main, ["conformance", "run", *options]).exit_code == 2

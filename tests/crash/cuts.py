@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -72,12 +73,12 @@ class Recording:
         return [(place, name) for place, name, status in trace.answers(self.calls) if status == 0]
 
 
-def arriving(folder: Path, instances: int, seconds: float = 0) -> Recording:
+def arriving(folder: Path, instances: int, seconds: float = 0, workers: int = 1) -> Recording:
     """Record a daemon that starts empty, receives `instances` from each sender, and stops cleanly.
 
     It is idle for `seconds` before it stops; its journal is settled after five.
     """
-    site, sent = _site(folder), dict[str, list[str]]()
+    site, sent = _site(folder, workers), dict[str, list[str]]()
     with _recorded(site, folder / "trace") as server:
         _send_all(server.port, range(instances), sent)
         threading.Event().wait(seconds)
@@ -161,6 +162,7 @@ def _found(port: int) -> list[str]:
 
 LOADS: Mapping[str, Callable[[Path, int, float], Recording]] = {
     "while instances arrive": arriving,
+    "while instances arrive, four workers": partial(arriving, workers=4),
     "while the clock is turned": turning,
     "while studies are deleted": deleting,
     "during a restore": restoring,
@@ -172,10 +174,10 @@ RECOVERED = ("while instances arrive", "while the clock is turned")
 """The loads after whose cuts the recovery is recorded and cut as well."""
 
 
-def _site(folder: Path) -> Site:
+def _site(folder: Path, workers: int = 1) -> Site:
     """Return the site that is recorded, in a new folder."""
     (folder / "disk").mkdir(parents=True)
-    settings = ("storage.duplicates=replace", "web.enabled=false")
+    settings = ("storage.duplicates=replace", "web.enabled=false", f"server.workers={workers}")
     return Site(folder / "disk" / "data", settings=settings, log=folder / "serve.log")
 
 
@@ -416,7 +418,7 @@ def record_recovery(point: Point, survival: str, seed: int, folder: Path) -> Rec
     """Record the start of `pacs serve` on the disk after a cut."""
     point.disk.leave(folder / "disk", SURVIVALS[survival](seed), point.under_way)
     _copied(folder)
-    site = Site(folder / "disk" / "data", log=folder / "serve.log")
+    site = Site(folder / "disk" / "data", settings=("server.workers=1",), log=folder / "serve.log")
     with _recorded(site, folder / "trace"):
         pass
     return Recording(_restored(folder), _calls(folder / "trace"), point.allowed, point.required)

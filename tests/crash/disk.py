@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.crash.trace import NEVER, Call
+from tests.crash.trace import FORKS, NEVER, Call, Descriptor
 
 SECTOR = 512
 
@@ -134,7 +134,7 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._tree = _loaded(root) if root.exists() else Folder()
-        self._open: dict[int, tuple[Node, bool, bool]] = {}
+        self._open: dict[Descriptor, tuple[Node, bool, bool]] = {}
         """By descriptor: the open file, whether its writes are synced, and whether they append."""
         self._acts = itertools.count()
 
@@ -144,6 +144,9 @@ class Disk:
             self._open.pop(call.descriptor, None)
         if call.name == "exit":
             self._open.clear()
+        if call.is_fork:
+            theirs = {number: opened for (process, number), opened in self._open.items() if process == call.process}
+            self._open |= {(call.result, number): opened for number, opened in theirs.items()}
 
     def end(self, call: Call) -> None:
         """Apply the effect of a call when it ends."""
@@ -152,7 +155,7 @@ class Disk:
 
     def is_concerned(self, call: Call) -> bool:
         """Whether a call that begins will change files below the root, or make them durable."""
-        if call.name in ("close", "exit", "sendmsg"):
+        if call.name in ("close", "exit", "sendmsg", *FORKS):
             return False
         if call.name == "openat":
             parts = self._parts(call.texts[0])
@@ -175,7 +178,7 @@ class Disk:
         elif "O_TRUNC" in flags and isinstance(node, File):
             node.change(Change(call.ended, 0))
         appends = "O_APPEND" in flags or {"O_WRONLY", "O_TRUNC"} <= set(flags)  # from the start of an empty file on
-        self._open[call.result] = node, any(each in flags for each in SYNCED_WRITES), appends
+        self._open[call.opened] = node, any(each in flags for each in SYNCED_WRITES), appends
 
     def _written(self, call: Call) -> None:
         opened = self._open.get(call.descriptor)
@@ -278,7 +281,7 @@ def unknown(log: Sequence[Call]) -> set[str]:
     """Return the calls in a log whose effect this model does not know, but for names in shared memory."""
     shared = {call.began for call in log if call.texts and all(each.startswith(b"/dev/shm/") for each in call.texts)}
     names = {call.name for call in log if call.began not in shared}
-    return names - _EFFECTS.keys() - {"close", "exit", "sendmsg", "fallocate"}
+    return names - _EFFECTS.keys() - {"close", "exit", "sendmsg", "fallocate", *FORKS}
 
 
 def _loaded(path: Path) -> Folder:

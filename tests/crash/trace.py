@@ -1,4 +1,4 @@
-"""Reads the system calls of a process from a log of `strace -f -xx`."""
+"""Reads the system calls of a process and of those that it forks from a log of `strace -f -xx`."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,12 +8,17 @@ from pathlib import Path
 CALLS = (
     "openat", "close", "write", "pwrite64", "pwritev", "pwritev2", "ftruncate", "fallocate", "fsync", "fdatasync",
     "syncfs", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat",
-    "sendmsg",
+    "sendmsg", "fork", "vfork", "clone", "clone3",
 )  # fmt: skip
-"""The calls that change files, make changes durable, or send to a peer."""
+"""The calls that change files, make changes durable, send to a peer, or start a process."""
+
+FORKS = ("fork", "vfork", "clone", "clone3")
 
 NEVER = 1 << 60
 """The end of a call that did not end."""
+
+Descriptor = tuple[int, int]
+"""A process and the number of one of its descriptors."""
 
 _BEGINNING = re.compile(r"(\d+) +(\w+)\((.*)")
 _REST = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)")
@@ -33,11 +38,22 @@ class Call:
     began: int
     ended: int = NEVER
     result: int = -1
+    process: int = 0
 
     @property
-    def descriptor(self) -> int:
+    def descriptor(self) -> "Descriptor":
         """The first argument."""
-        return int(self.words[0])
+        return self.process, int(self.words[0])
+
+    @property
+    def opened(self) -> "Descriptor":
+        """The result as a descriptor."""
+        return self.process, self.result
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether it started a process, which has the descriptors of its own one, and no thread."""
+        return self.name in FORKS and self.result > 0 and not any("CLONE_THREAD" in word for word in self.words)
 
     @property
     def content(self) -> bytes:
@@ -55,13 +71,15 @@ def calls(log: Path) -> list[Call]:
     """Read the calls of a log, in the order in which they began."""
     found: list[Call] = []
     under_way: dict[str, Call] = {}
+    starters: dict[int, int] = {}
+    """The thread that started each thread of the same process."""
     with log.open(encoding="ascii") as lines:
         for place, line in enumerate(lines):
             if beginning := _BEGINNING.match(line):
                 thread, name, rest = beginning.groups()
                 is_unfinished = rest.endswith(_UNFINISHED)
                 arguments, result = (rest.removesuffix(_UNFINISHED), None) if is_unfinished else _parted(rest)
-                call = Call(name, *_arguments(arguments), began=place)
+                call = Call(name, *_arguments(arguments), began=place, process=int(thread))
                 found.append(call)
                 under_way[thread] = call
             elif ending := _REST.match(line):
@@ -70,7 +88,13 @@ def calls(log: Path) -> list[Call]:
             else:
                 continue
             if result is not None:
-                under_way[thread].ended, under_way[thread].result = place, result
+                call = under_way[thread]
+                call.ended, call.result = place, result
+                if call.name in FORKS and not call.is_fork:
+                    starters[result] = call.process
+    for call in found:
+        while call.process in starters:
+            call.process = starters[call.process]
     return found
 
 

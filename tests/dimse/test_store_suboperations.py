@@ -14,7 +14,7 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import CTImageStorage
 
-from pacs.files.local import PIECE
+from pacs.files.local import READ
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import MOVE, identifier, take_in
@@ -135,7 +135,7 @@ def test_v9_every_bit_arrives_for_all_lengths(tmp_path, max_pdu):
     if max_pdu > 8:
         lengths = [2 * fragment, *(count * fragment + more for count in (3, 8) for more in (-2, 0, 2))]
     if max_pdu not in (8, 4099):
-        lengths += [PIECE - 2, PIECE, PIECE + 2, 2 * PIECE, 2 * PIECE + fragment + 2]
+        lengths += [READ - 2, READ, READ + 2, 2 * READ, 2 * READ + fragment + 2]
     datasets = [sized(length, number) for number, length in enumerate(lengths, 1)]
     with Destination(max_pdu=max_pdu) as taker, archive_with(tmp_path, taker, datasets) as archive:
         final = move(archive)[-1]
@@ -172,13 +172,13 @@ def deflated_oddly(dataset):
 
 def test_a_file_that_shrinks_while_it_is_sent_fails_alone(tmp_path):
     """The association is aborted in the middle of the data set; the other instances arrive on a new one."""
-    long, short = sized(40 * PIECE, 1), sized(5000, 2)
+    long, short = sized(40 * READ, 1), sized(5000, 2)
     with Destination(max_pdu=0) as taker, archive_with(tmp_path, taker, [long, short]) as archive:
-        (file,) = [each for each in (tmp_path / "files").rglob("*.dcm") if each.stat().st_size > PIECE]
+        (file,) = [each for each in (tmp_path / "files").rglob("*.dcm") if each.stat().st_size > READ]
 
         def shrink():
             with file.open("r+b") as opened:
-                opened.truncate(10 * PIECE)
+                opened.truncate(10 * READ)
 
         taker.on_data = shrink
         final = move(archive)[-1]

@@ -36,7 +36,7 @@ def called(pacs_server):
 @covers(
     "`pacs.client`, and the commands `pacs echo`",
     "SCU of Verification, of Query/Retrieve, of Storage",
-    "It proposes no asynchronous operations",
+    "Only for a C-GET it proposes an asynchronous operations window",
 )
 def test_the_client_is_scu_of_all_services_with_its_own_ae_title(called, tmp_path):
     """Each operation proposes its service; during a C-MOVE the client is SCP of Storage."""

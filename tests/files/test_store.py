@@ -21,7 +21,7 @@ from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files import digest
 from pacs.files.buffer_pool import SMALL
 from pacs.files.digest import BESIDE
-from pacs.files.local import FEW, PIECE, LocalFiles
+from pacs.files.local import FEW, READ, LocalFiles
 from pacs.files.store import ObjectStore
 from tests.files.bad_sectors import damage_after_buffer
 
@@ -98,14 +98,14 @@ class TestEveryStore:
             incoming.commit(HEAD)
         assert content(files, incoming.key) == HEAD + body
 
-    @pytest.mark.parametrize("length", [0, 1, PIECE - 4, PIECE, 3 * PIECE + 1])
+    @pytest.mark.parametrize("length", [0, 1, READ - 4, READ, 3 * READ + 1])
     def test_a_range_is_read_in_pieces(self, files: ObjectStore, length: int):
         """From the start to the end, in order, and no piece is too large."""
         body = os.urandom(length)
         key = put(files, body)
         pieces = list(files.pieces(key, len(HEAD) + length, len(HEAD)))
         assert b"".join(pieces) == body
-        assert all(0 < len(each) <= PIECE for each in pieces)
+        assert all(0 < len(each) <= READ for each in pieces)
         assert b"".join(files.pieces(key, len(HEAD) + length, 2)) == b"ad" + body
 
     def test_pieces_of_a_missing_or_changed_file_are_refused_at_the_first(self, files: ObjectStore):
@@ -406,10 +406,10 @@ class TestFilesThatChange:
     def test_a_file_that_shrinks_between_two_pieces_is_unreadable(self, tmp_path: Path):
         """The first pieces are read, then InstanceUnreadable is raised."""
         files = LocalFiles(tmp_path)
-        key = put(files, bytes(3 * PIECE))
-        pieces = files.pieces(key, len(HEAD) + 3 * PIECE, 0)
-        assert len(next(pieces)) == PIECE
-        os.truncate(tmp_path / key, PIECE + 10)
+        key = put(files, bytes(3 * READ))
+        pieces = files.pieces(key, len(HEAD) + 3 * READ, 0)
+        assert len(next(pieces)) == READ
+        os.truncate(tmp_path / key, READ + 10)
         assert len(next(pieces)) == 10
         with pytest.raises(InstanceUnreadable):
             next(pieces)
@@ -417,19 +417,19 @@ class TestFilesThatChange:
     def test_an_open_file_is_read_to_its_end_after_its_deletion(self, tmp_path: Path):
         """Deleting an instance does not disturb its sender."""
         files = LocalFiles(tmp_path)
-        key = put(files, bytes(2 * PIECE))
-        pieces = files.pieces(key, len(HEAD) + 2 * PIECE, 0)
+        key = put(files, bytes(2 * READ))
+        pieces = files.pieces(key, len(HEAD) + 2 * READ, 0)
         first = len(next(pieces))
         files.delete(key)
-        assert first + sum(map(len, pieces)) == len(HEAD) + 2 * PIECE
+        assert first + sum(map(len, pieces)) == len(HEAD) + 2 * READ
 
     @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
     def test_an_abandoned_read_closes_its_file(self, tmp_path: Path):
         """Closing the iterator closes the file."""
         files = LocalFiles(tmp_path)
-        key = put(files, bytes(2 * PIECE))
+        key = put(files, bytes(2 * READ))
         before = len(os.listdir("/proc/self/fd"))
-        pieces = files.pieces(key, len(HEAD) + 2 * PIECE, 0)
+        pieces = files.pieces(key, len(HEAD) + 2 * READ, 0)
         next(pieces)
         assert len(os.listdir("/proc/self/fd")) == before + 1
         del pieces

@@ -243,6 +243,7 @@ def daemon(folder: Path, settings: Mapping[str, object] | None = None) -> Iterat
     (root / "outside" / "canary").write_text("alive")
     given = {
         "server.port": 0,
+        "server.workers": 1,  # the process that is watched
         "files.url": str(inside / "files"),
         "database.url": f"sqlite:///{inside}/pacs.db",
         "limits.drain_seconds": 1,

@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import event, func, select, text
 
+from pacs.errors import IndexUnavailable
 from pacs.index import addition, writer
 from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.database import Index
@@ -44,11 +45,6 @@ def counts(index: Index) -> tuple[int, ...]:
         )
 
 
-def add_in(connection, index: Index, instance: writer.NewInstance) -> bool:
-    """Add an agreeing instance in an open transaction."""
-    return addition.insert(lambda each, values: each.execute(connection, values).first(), index.dialect, instance)
-
-
 @pytest.mark.parametrize("known", [0, 1, 2], ids=["new patient", "new study", "new series"])
 def test_an_instance_that_opens_a_series_needs_no_query(index: Index, monkeypatch, known: int):
     """One statement on PostgreSQL, one for each table on SQLite, and none by SQLAlchemy."""
@@ -65,12 +61,13 @@ def test_an_instance_that_opens_a_series_needs_no_query(index: Index, monkeypatc
 
 
 def test_a_series_that_lacks_elements_of_its_study_needs_one_statement_for_each_image(index: Index, monkeypatch):
-    """After the first one; the row may have more elements than the instance."""
+    """After the first ones; the row may have more elements than the instance."""
     writer.add(index, new_instance(1, StudyDescription="CHEST", PatientComments="A"))
     other = {"SeriesInstanceUID": "1.2.1.2", "StudyID": "7"}
-    writer.add(index, new_instance(2, **other))
+    for number in (2, 3):
+        writer.add(index, new_instance(number, **other))
     with statements(index, monkeypatch) as said:
-        assert writer.add(index, new_instance(3, **other)) == ()
+        assert writer.add(index, new_instance(4, **other)) == ()
     assert said == ["image"]
     with index.read() as connection:
         assert tuple(connection.execute(select(study.c.study_description, study.c.study_id)).one()) == ("CHEST", "7")
@@ -90,9 +87,13 @@ def test_a_row_that_has_been_emptied_is_filled_again(index: Index):
 
 def test_a_series_that_was_rolled_back_is_not_trusted(index: Index):
     """The next image of it adds the parents again."""
-    with pytest.raises(ZeroDivisionError), index.write() as connection:
-        assert add_in(connection, index, new_instance(1))
+
+    def fail(driver) -> bool:
+        assert addition.insert(driver, index.dialect, new_instance(1))
         raise ZeroDivisionError
+
+    with pytest.raises(IndexUnavailable):
+        index.run_shared(fail)
     assert counts(index) == (0, 0, 0, 0)
     assert writer.add(index, new_instance(2)) == ()
     assert counts(index) == (1, 1, 1, 1)
@@ -124,11 +125,18 @@ def test_rows_that_another_transaction_inserts_meanwhile_leave_no_childless_pare
     postgres_index: Index, first: dict[str, str], second: dict[str, str], left: tuple[int, ...]
 ):
     """The second instance waits for the first, and nothing stays of what it inserted before."""
-    with ThreadPoolExecutor(1) as pool:
-        with postgres_index.write() as connection:
-            assert add_in(connection, postgres_index, new_instance(1, **first))
-            adding = pool.submit(writer.add, postgres_index, new_instance(2, **second))
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(Index(str(postgres_index.url.render_as_string(hide_password=False)))) as other,
+    ):
+
+        def add_while_another_waits(driver) -> Future:
+            assert addition.insert(driver, "postgresql", new_instance(1, **first))
+            adding = pool.submit(writer.add, other, new_instance(2, **second))
             await_blocked(postgres_index)
+            return adding
+
+        adding = postgres_index.run_shared(add_while_another_waits)
         assert bool(adding.result(PATIENCE)) == (left[:3] != (1, 2, 2) and bool(second))
     assert counts(postgres_index) == left
     with postgres_index.read() as connection:

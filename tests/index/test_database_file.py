@@ -74,9 +74,7 @@ def test_a_lost_file_is_an_error_until_it_is_back(watched: Index, notices: list[
 
 
 @pytest.mark.parametrize("by", ["the driver", "SQLAlchemy"])
-def test_a_commit_into_a_file_that_was_deleted_meanwhile_is_an_error(
-    watched: Index, path: Path, by: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_commit_into_a_file_that_was_deleted_meanwhile_is_an_error(watched: Index, path: Path, by: str):
     """The caller must not take the instance for stored."""
 
     def lose(connection: Connection) -> None:
@@ -87,9 +85,8 @@ def test_a_commit_into_a_file_that_was_deleted_meanwhile_is_an_error(
         path.unlink()
         return True
 
-    quick = lose_by_driver if by == "the driver" else None
     with pytest.raises(IndexUnavailable, match="is gone"):
-        watched.run_shared(lose, quick)
+        watched.run_shared(lose_by_driver) if by == "the driver" else watched.run_alone(lose)
 
 
 def test_an_index_that_was_closed_may_have_another_log(watched: Index):

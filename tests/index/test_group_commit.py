@@ -42,7 +42,7 @@ class Transactions:
 
 def together(transactions: Transactions, works: list) -> list:
     """Start one unit of work and queue the others; return the result or error of each."""
-    gathering = GroupCommit(transactions.transact)
+    gathering = GroupCommit(transactions.transact, (LookupError,))
 
     def run(work):
         try:
@@ -90,23 +90,26 @@ def test_a_single_unit_of_work_has_its_own_transaction():
     """It does not wait for others."""
     transactions = Transactions()
     transactions.go.set()
-    gathering = GroupCommit(transactions.transact)
+    gathering = GroupCommit(transactions.transact, (LookupError,))
     assert [gathering.run(noting(name)) for name in "abc"] == ["a", "b", "c"]
     assert transactions.sizes == [1, 1, 1]
 
 
-def test_failing_work_does_not_affect_other_work():
-    """The failing unit gets its error, the others their results."""
+def test_work_that_has_done_nothing_does_not_affect_other_work():
+    """It gets None, the others their results, in one transaction."""
     transactions = Transactions()
+    results = together(transactions, [noting("a"), lambda _done: None, noting("b")])
+    assert results[1:] == ["a", None, "b"]
+    assert transactions.sizes == [3]
 
-    def fail(_done: list[str]) -> None:
-        raise DuplicateInstance("known")
 
-    results = together(transactions, [noting("a"), fail, noting("b")])
-    assert results[1] == "a"
-    assert results[3] == "b"
-    assert isinstance(results[2], DuplicateInstance)
-    assert transactions.sizes == [1, 1, 1]
+def test_a_transaction_that_fails_does_nothing():
+    """All of its work gets None, and later work runs."""
+    transactions = Transactions()
+    transactions.failure = LookupError("a connection broke")
+    assert together(transactions, [noting("a"), noting("b")]) == [None] * 3
+    transactions.failure = None
+    assert GroupCommit(transactions.transact, (LookupError,)).run(noting("later")) == "later"
 
 
 @pytest.mark.parametrize("failure", [IndexUnavailable("gone"), KeyboardInterrupt()])
@@ -114,7 +117,7 @@ def test_a_database_failure_fails_all_work(failure: BaseException):
     """All of them get an error, and none is left waiting."""
     transactions = Transactions()
     transactions.failure = failure
-    gathering, caught = GroupCommit(transactions.transact), []
+    gathering, caught = GroupCommit(transactions.transact, (LookupError,)), []
 
     def run(name: str) -> None:
         try:

@@ -256,9 +256,13 @@ class SteppedIndex(Index):
         """Run a transaction between two steps."""
         return self._write(lambda: super(SteppedIndex, self).transact(work))
 
-    def run_shared(self, work: Any, quick: Any = None) -> Any:
+    def run_shared(self, work: Any) -> Any:
         """Run a transaction of a store between two steps."""
-        return self._write(lambda: super(SteppedIndex, self).run_shared(work, quick))
+        return self._write(lambda: super(SteppedIndex, self).run_shared(work))
+
+    def run_alone(self, work: Any) -> Any:
+        """Run a transaction of a store between two steps."""
+        return self._write(lambda: super(SteppedIndex, self).run_alone(work))
 
     def _write(self, commit: Callable[[], Any]) -> Any:
         step("write the index")

@@ -2,14 +2,15 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pydicom import Dataset, dcmread
 
@@ -40,6 +41,9 @@ from pacs.errors import (
 if TYPE_CHECKING:
     import SimpleITK
 
+_Arguments = ParamSpec("_Arguments")
+_R = TypeVar("_R")
+
 
 class LeftOut(UserWarning):
     """Images of the series do not belong to the volume and were left out."""
@@ -53,7 +57,8 @@ class StillCompressed(UserWarning):
     """The pixel data of some data sets could not be decompressed, and is as it was received."""
 
 
-def load_series(
+@contextmanager
+def _retrieved(
     peer: Peer | str,
     *,
     patient_id: str | None = None,
@@ -68,7 +73,30 @@ def load_series(
     wait: float = 10.0,
     senders: Senders = "peer",
     **keys: Any,
-) -> "SimpleITK.Image":
+) -> Iterator[Volume]:
+    """Retrieve the one matching series and yield its planes."""
+    wanted = _wanted(patient_id, study_date, series_description, modality, **keys)
+    peer = peer_of(peer)
+    how: dict[str, Any] = {"ae_title": ae_title, "host": host, "port": port, "wait": wait, "senders": senders}
+    with _folder_for(to) as folder:
+        archive = _Archive(peer, partial(fetch, peer, **how))
+        retrieved = archive.retrieve(archive.find_one(wanted), folder, on_progress)
+        yield _volume(retrieved.paths, wanted)
+
+
+def _with_arguments_of(function: Callable[_Arguments, Any]) -> Callable[[Callable[..., _R]], Callable[_Arguments, _R]]:
+    """Return a decorator that gives a function the signature of another one, except for what it returns."""
+
+    def decorate(decorated: Callable[..., _R]) -> Callable[_Arguments, _R]:
+        returned = signature(decorated).return_annotation
+        decorated.__signature__ = signature(function).replace(return_annotation=returned)  # type: ignore[attr-defined]
+        return decorated
+
+    return decorate
+
+
+@_with_arguments_of(_retrieved)
+def load_series(*arguments: Any, **keys: Any) -> "SimpleITK.Image":
     """Return the one matching series as a SimpleITK image (the extra `itk`).
 
     `keys` are further keys by keyword, matched as in a C-FIND (wild cards, ranges, lists). Keys that the PACS does not
@@ -84,37 +112,19 @@ def load_series(
     `fetch`.
     """
     check_installed()
-    wanted = _wanted(patient_id, study_date, series_description, modality, **keys)
-    how = {"ae_title": ae_title, "host": host, "port": port, "wait": wait, "senders": senders}
-    with _retrieved(peer, wanted, to, on_progress, how) as volume:
+    with _retrieved(*arguments, **keys) as volume:
         return _image(volume)
 
 
-def load_datasets(
-    peer: Peer | str,
-    *,
-    patient_id: str | None = None,
-    study_date: str | date | None = None,
-    series_description: str | None = None,
-    modality: str | None = None,
-    to: Path | str | None = None,
-    on_progress: OnProgress | None = None,
-    ae_title: str | None = None,
-    host: str = "",
-    port: int = 0,
-    wait: float = 10.0,
-    senders: Senders = "peer",
-    **keys: Any,
-) -> list[Dataset]:
+@_with_arguments_of(_retrieved)
+def load_datasets(*arguments: Any, **keys: Any) -> list[Dataset]:
     """Return the one matching series as pydicom data sets, in the order of the slices; the arguments of `load_series`.
 
     Nothing is refused: images that are no part of a volume come last. Compressed pixel data is decompressed; `filename`
     is that of the received file. Warns StillCompressed about data sets that cannot be decompressed. Raises as
     `load_series`, but neither PackageMissing nor NotAVolume.
     """
-    wanted = _wanted(patient_id, study_date, series_description, modality, **keys)
-    how = {"ae_title": ae_title, "host": host, "port": port, "wait": wait, "senders": senders}
-    with _retrieved(peer, wanted, to, on_progress, how) as volume:
+    with _retrieved(*arguments, **keys) as volume:
         return _datasets(volume.paths)
 
 
@@ -139,18 +149,6 @@ def _wanted(
     if "as_datasets" in keys:
         raise InvalidArgument("load_series has no as_datasets: use client.load_datasets")
     return _check_keys(SeriesKeys.of(given | keys))
-
-
-@contextmanager
-def _retrieved(
-    peer: Peer | str, wanted: SeriesKeys, to: Path | str | None, on_progress: OnProgress | None, how: dict[str, Any]
-) -> Iterator[Volume]:
-    """Retrieve the one matching series and yield its planes; `how` are further arguments of `fetch`."""
-    peer = peer_of(peer)
-    with _folder_for(to) as folder:
-        archive = _Archive(peer, partial(fetch, peer, **how))
-        retrieved = archive.retrieve(archive.find_one(wanted), folder, on_progress)
-        yield _volume(retrieved.paths, wanted)
 
 
 def _check_keys(series_keys: SeriesKeys) -> SeriesKeys:

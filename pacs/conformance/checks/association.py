@@ -1,7 +1,8 @@
 """Associations with the checked server, bounded in time and bytes."""
 
-import re
+import hashlib
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -59,9 +60,6 @@ class AssociateRejected(Exception):
         super().__init__(f"A-ASSOCIATE-RJ {'/'.join(map(str, self.triplet))}, {why}")
 
 
-_WRITTEN = re.compile(r"(?P<title>[^@\\]{1,16})@(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:@/]+):(?P<port>[0-9]{1,5})")
-
-
 @dataclass(frozen=True)
 class CheckedServer:
     """The address of a server to check, with our AE title and the longest silence accepted, in seconds."""
@@ -73,6 +71,9 @@ class CheckedServer:
     timeout: float = 10.0
     identity: bytes = field(default=b"", repr=False)
     """The User Identity sub-item of each association request that has no other, b"" for none."""
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    fingerprints: frozenset[str] = frozenset()
+    """SHA-256 fingerprints of the certificates that the server may show; if empty, any that `tls` accepts."""
 
     def __str__(self) -> str:
         return f"{self.ae_title}@{self._address}"
@@ -81,20 +82,23 @@ class CheckedServer:
     def _address(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    @classmethod
-    def parse(cls, text: str, calling: str = "PACSRUN", timeout: float = 10.0) -> "CheckedServer":
-        """Return the server written as AET@host:port. Raises ValueError."""
-        found = _WRITTEN.fullmatch(text)
-        if not found or not 0 < int(found["port"]) < 65536:
-            raise ValueError(f"{text!r} is not AET@host:port, such as PACS@127.0.0.1:11112 or PACS@[::1]:11112")
-        return cls(found["title"].strip(), found["host"].strip("[]"), int(found["port"]), calling, timeout)
-
     def connect(self) -> "PDUConnection":
-        """Open a TCP connection. Raises Unreachable."""
+        """Open a TCP connection, with TLS if that is set. Raises Unreachable."""
         try:
-            return PDUConnection(socket.create_connection((self.host, self.port), self.timeout), self.timeout)
+            connection = socket.create_connection((self.host, self.port), self.timeout)
+            return PDUConnection(self._secured(connection, self.tls) if self.tls else connection, self.timeout)
         except OSError as error:
             raise Unreachable(f"no connection to {self._address}: {error.strerror or error}") from error
+
+    def _secured(self, connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+        """Return a connection with TLS. Raises OSError."""
+        with connection:  # which the secured one takes over
+            secured = context.wrap_socket(connection, server_hostname=self.host)
+        shown = hashlib.sha256(secured.getpeercert(binary_form=True) or b"").hexdigest()
+        if self.fingerprints and shown not in self.fingerprints:
+            secured.close()
+            raise OSError(f"its certificate has the fingerprint {shown}")
+        return secured
 
     def associate(
         self, contexts: Iterable[tuple[str, Sequence[str]] | str], *, called: str = "", **options: Any

@@ -24,7 +24,7 @@ from pacs.dimse.association import cancel_monitor
 from pacs.dimse.association.extended_negotiation import negotiated
 from pacs.dimse.association.incoming_messages import ABORTED_HERE, LOST, RELEASED, TIMEOUT, VIOLATION, Incoming
 from pacs.dimse.association.scp_requests import ScpRequests
-from pacs.dimse.messages.message import Buffer, Command, CommandField, Message, p_data
+from pacs.dimse.messages.message import Buffer, Command, CommandField, Message, p_data, small_messages
 from pacs.dimse.upper.upper_layer import UpperLayer
 from pacs.dimse.upper.user_information import Agreement, Context, UserIdentity
 from pacs.dimse.upper.waiting import WaitContext, wait
@@ -200,7 +200,9 @@ class Association:
         A-ABORT, when no message begins within `timeout` seconds or the rest of a message does not come; Cancelled by
         `wait_context`.
         """
-        with self._waiting_with(wait_context):
+        # The same as `_waiting_with`, inlined: this runs for every C-STORE.
+        outer, self._wait_context = self._wait_context, wait_context
+        try:
             self._finish_current()
             began = time.monotonic()
             deadline = None if timeout is None else began + timeout
@@ -212,6 +214,8 @@ class Association:
                 if message is not None or self.ended_by is not None:
                     return message
                 self._await_bytes(began, deadline)
+        finally:
+            self._wait_context = outer
 
     def is_idle(self, deadline: float, wait_context: WaitContext) -> bool:
         """Wait for input for `receive`. Return False when there is some, or the association is over.
@@ -306,7 +310,7 @@ class Association:
         """
         encoded = command.announcing(data_set=True).encode()
         max_pdu = self.max_pdu or UNLIMITED_PDU
-        messages = [b"".join(chain.from_iterable(p_data(context_id, encoded, (each,), max_pdu))) for each in data]
+        messages = small_messages(context_id, encoded, data, max_pdu)
         self.process_input()
         with self._lock, self._waiting_with(None):
             self._require(self.is_established)

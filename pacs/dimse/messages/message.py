@@ -5,14 +5,26 @@ Data sets are never decoded here; they pass as fragments.
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from pacs.dimse.messages.command import DATA_SET_TYPE, MAX_COMMAND, Command, CommandField
 from pacs.dimse.upper.user_information import Context
 from pacs.dimse.upper.wire import Buffer
 from pacs.errors import OutOfResources, ProtocolViolation
 
-__all__ = ["PDV", "Assembler", "Buffer", "Command", "CommandField", "Message", "Pull", "p_data", "pdvs"]
+__all__ = [
+    "PDV",
+    "Assembler",
+    "Buffer",
+    "Command",
+    "CommandField",
+    "Message",
+    "Pull",
+    "p_data",
+    "pdvs",
+    "small_messages",
+]
 
 _PDV = struct.Struct(">LBB")
 _P_DATA = struct.Struct(">BxLLBB")
@@ -180,10 +192,26 @@ def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_p
     """
     size = (max_pdu - 6) & ~1
     batch: list[Buffer] = []
-    yield from _framed(batch, context_id, COMMAND, (command,), size)
+    if len(command) <= size:  # always, but for the shortest PDUs
+        count = len(command)
+        batch += (_P_DATA.pack(0x04, count + 6, count + 2, context_id, COMMAND | LAST), command)
+    else:
+        yield from _framed(batch, context_id, COMMAND, (command,), size)
     if data is not None:
         yield from _framed(batch, context_id, 0, data, size)
     yield batch
+
+
+def small_messages(context_id: int, command: bytes, data: Sequence[bytes], max_pdu: int) -> list[bytes]:
+    """Return a message with the same command for each data set, as `p_data` in one piece."""
+    first = b"".join(chain.from_iterable(p_data(context_id, command, None, max_pdu)))
+    most, pack = (max_pdu - 6) & ~1, _P_DATA.pack
+    return [
+        b"".join((first, pack(0x04, len(each) + 6, len(each) + 2, context_id, LAST), each))
+        if 0 < len(each) <= most
+        else b"".join(chain.from_iterable(p_data(context_id, command, (each,), max_pdu)))
+        for each in data
+    ]
 
 
 def _framed(

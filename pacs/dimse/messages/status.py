@@ -10,6 +10,9 @@ from pacs import errors
 from pacs.dicom.status import (
     CANCEL,
     COERCION,
+    IDENTIFIER_DOES_NOT_MATCH,
+    MOVE_DESTINATION_UNKNOWN,
+    NOT_AUTHORIZED,
     PENDING,
     PENDING_WITH_UNSUPPORTED_KEYS,
     SOP_CLASS_NOT_SUPPORTED,
@@ -42,7 +45,7 @@ __all__ = [
 ]
 
 _EVERYWHERE: dict[type[errors.PacsError], int] = {
-    errors.NotAuthorized: 0x0124,
+    errors.NotAuthorized: NOT_AUTHORIZED,
     errors.SOPClassNotSupported: SOP_CLASS_NOT_SUPPORTED,
     errors.OutOfResources: 0xA700,
     errors.Cancelled: CANCEL,
@@ -60,20 +63,20 @@ _STORE: dict[type[errors.PacsError], int] = {
 }
 
 _QUERY: dict[type[errors.PacsError], int] = {
-    errors.IdentifierError: 0xA900,
+    errors.IdentifierError: IDENTIFIER_DOES_NOT_MATCH,
     errors.TooManyMatches: 0xA700,
 }
 
 _RETRIEVE: dict[type[errors.PacsError], int] = {
-    errors.IdentifierError: 0xA900,
-    errors.TooManyMatches: 0xA900,
+    errors.IdentifierError: IDENTIFIER_DOES_NOT_MATCH,
+    errors.TooManyMatches: IDENTIFIER_DOES_NOT_MATCH,
     errors.OutOfResources: 0xA701,
-    errors.DestinationUnreachable: 0xA702,
-    errors.UnknownDestination: 0xA801,
+    errors.DestinationUnreachable: SUBOPERATIONS_FAILED,
+    errors.UnknownDestination: MOVE_DESTINATION_UNKNOWN,
 }
 
 _COMMIT: dict[type[errors.PacsError], int] = {
-    errors.NotAuthorized: 0x0124,
+    errors.NotAuthorized: NOT_AUTHORIZED,
     errors.NoSuchInstance: 0x0112,
     errors.CommitmentRequestError: 0x0115,
     errors.NoSuchAction: 0x0123,

@@ -54,6 +54,11 @@ class DestinationAssociation:
         return self._failures >= self._attempts
 
     @property
+    def is_open(self) -> bool:
+        """Whether an association is open, as far as is known."""
+        return self._sender is not None
+
+    @property
     def window(self) -> int:
         """The most instances that may be sent before the response to the first."""
         return self._sender.window if self._sender is not None else 1

@@ -9,10 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from pacs.dimse.association.storage_contexts import Batch, batches
 from pacs.dimse.scp.destinations import Connect, DestinationAssociation
-from pacs.dimse.scp.store_sender import StoreResult, SubOperation, SubOperations, send_one
+from pacs.dimse.scp.store_sender import StoreResult, SubOperation, SubOperations, send_while
 from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import Cancelled, DestinationUnreachable, OutOfResources
 from pacs.index.writer import StoredInstance
@@ -146,7 +147,7 @@ class _SendingThread:
                 if not opened:
                     self._reports.put(_Opened())
                     opened = True
-                self._send_one(batch)
+                self._send(batch)
 
     @property
     def _is_cancelled(self) -> bool:
@@ -155,13 +156,15 @@ class _SendingThread:
     def _next_batch(self) -> Batch[StoredInstance] | None:
         return None if self._is_cancelled else self._queue.batch()
 
-    def _send_one(self, batch: Batch[StoredInstance]) -> None:
-        """Take an instance once an association is open, so that none fails which another association could send."""
-        instance = None if self._is_cancelled else self._queue.take(batch)
-        if instance is not None:
-            for finished in send_one(self._association, instance, self._wait_context):
-                if finished is not None:
-                    self._reports.put(finished)
+    def _send(self, batch: Batch[StoredInstance]) -> None:
+        """Send instances of a batch until it is empty or the association lost."""
+        for finished in send_while(partial(self._take, batch), self._association, self._wait_context):
+            if finished is not None:
+                self._reports.put(finished)
+
+    def _take(self, batch: Batch[StoredInstance]) -> StoredInstance | None:
+        """Take an instance while the association is open, so that none fails which another one could send."""
+        return self._queue.take(batch) if self._association.is_open and not self._is_cancelled else None
 
 
 class _ParallelAssociations:

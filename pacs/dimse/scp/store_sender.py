@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -84,20 +84,33 @@ while the response to a sub-operation is due.
 
 def send_each(sender: InstanceSender, instances: Iterable[StoredInstance], wait_context: WaitContext) -> SubOperations:
     """Send instances, as many before the response to the first as the window of `sender` allows."""
-    remaining, running = deque(instances), deque[SubOperations]()
-    while remaining or running:
-        if not remaining or len(running) >= sender.window:
+    remaining = deque(instances)
+    yield from send_while(lambda: remaining.popleft() if remaining else None, sender, wait_context, remaining)
+
+
+def send_while(
+    take: Callable[[], StoredInstance | None],
+    sender: InstanceSender,
+    wait_context: WaitContext,
+    following: Iterable[StoredInstance] = (),
+) -> SubOperations:
+    """Send what `take` returns, as `send_each`, until it returns None; `following` are instances that come later."""
+    running = deque[SubOperations]()
+    while True:
+        instance = None
+        if len(running) < sender.window:
+            wait_context.process_input()
+            instance = None if wait_context.cancellation.requested else take()
+        if instance is not None:
+            begun = send_one(sender, instance, wait_context, following)
+            failed_at_once = next(begun)
+            if failed_at_once is None:
+                running.append(begun)
+            yield failed_at_once
+        elif running:
             yield from running.popleft()
-            continue
-        wait_context.process_input()
-        if wait_context.cancellation.requested:
-            remaining.clear()
-            continue
-        begun = send_one(sender, remaining.popleft(), wait_context, remaining)
-        failed_at_once = next(begun)
-        if failed_at_once is None:
-            running.append(begun)
-        yield failed_at_once
+        else:
+            return
 
 
 def send_one(

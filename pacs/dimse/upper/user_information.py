@@ -134,8 +134,10 @@ def propose(
 ) -> AssociateRequest:
     """Return the A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax.
 
-    `window` is the most requests that are sent before the response to the first.
+    `window` is the most requests that are sent before the response to the first. With an SCP role, as for a C-GET, the
+    peer may send as many before ours: they wait in the socket.
     """
+    performed = MOST_OPERATIONS if any(scp for _, scp in roles.values()) else 1
     contexts = [build_context(abstract, list(syntaxes)) for abstract, syntaxes in proposals]
     for index, context in enumerate(contexts):
         context.context_id = 2 * index + 1
@@ -150,7 +152,7 @@ def propose(
         *_role_items(roles),
         *extended_items(extended),
         *_identity_items(user_identity),
-        *_window_items(window),
+        *_window_items(window, performed),
     ]
     return request
 
@@ -306,9 +308,9 @@ def _identity_items(identity: UserIdentity | None) -> Iterator[UserInformation]:
         yield item
 
 
-def _window_items(invoked: int) -> Iterator[UserInformation]:
-    if invoked > 1:
-        yield _window_item(invoked, 1)
+def _window_items(invoked: int, performed: int) -> Iterator[UserInformation]:
+    if max(invoked, performed) > 1:
+        yield _window_item(invoked, performed)
 
 
 def _window_item(invoked: int, performed: int) -> UserInformation:

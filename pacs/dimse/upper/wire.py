@@ -134,7 +134,8 @@ class Wire:
         """
         sent = 0
         while sent < len(messages) and wanted():
-            written = self._send([memoryview(each) for each in messages[sent : sent + MOST_AT_ONCE]])
+            # One copy of small messages takes less time than a buffer for each.
+            written = self._send([b"".join(messages[sent : sent + MOST_AT_ONCE])])
             if not written:
                 wait_for_room()
             while sent < len(messages) and written >= len(messages[sent]):
