@@ -161,6 +161,7 @@ def faulty_handlers(handlers: "Handlers", tampering: Tampering) -> Iterator["Han
             changes["storage"] = _FullStorage(handlers.storage)
         if fault.stop_at_failure:
             changes["publish"] = _stopping(handlers.publish, tampering, stop)
+            changes["window"] = 1
         if fault.hang_destination:
             changes["access"] = _RedirectedAccess(handlers.access, stack.enter_context(_silent_listener()))
             changes["limits"] = replace(handlers.limits, negotiation=fault.hang_destination)

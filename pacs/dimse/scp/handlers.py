@@ -86,6 +86,8 @@ class Handlers:
     """The AE title of this server: Retrieve AE Title of each match, calling AE title of store sub-operations."""
     identifier_size: int = 1 << 20
     identifier_bounds: DataSetBounds = IDENTIFIER_BOUNDS
+    window: int = MOST_OPERATIONS
+    """The C-STORE requests without a response that are proposed to a move destination (PS3.7 D.3.3.3)."""
     retrieve_limits: RetrieveLimits = field(default_factory=RetrieveLimits)
     limits: AssociationLimits = field(default_factory=AssociationLimits)
     """Limits of associations to move destinations; `limits.message` is the time for a C-STORE response."""
@@ -256,7 +258,7 @@ class Handlers:
                 wait_context=wait_context,
                 protection=self.protect(destination),
                 listens_within=LISTENS_WITHIN if is_requestor else 0.0,
-                window=MOST_OPERATIONS,
+                window=self.window,
             )
         except DestinationUnreachable as error:
             where = f"{destination.ae_title} at {host_and_port(destination.host, destination.port)}"
