@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import ConfigurationError, IndexUnavailable, OutOfResources
+from pacs.index.checkpoints import Checkpoints
 from pacs.index.connection_pool import ConnectionPool
 from pacs.index.database_file import DatabaseFile
 from pacs.index.failures import sentence
@@ -41,7 +42,8 @@ RACES = {"40001", "40P01"}
 OLDEST_SQLITE = (3, 35)
 """SQLite has the trigrams of FTS5 since 3.34, and RETURNING since 3.35."""
 
-SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "wal_autocheckpoint = 4000")
+SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "wal_autocheckpoint = 32000")
+"""The log may become 128 MB long before a commit copies it; usually `Checkpoints` does that earlier."""
 
 CHANGE_NOTHING = "UPDATE image SET last_used_at = last_used_at WHERE 1 = 0"
 """A statement that fails where the index cannot be written."""
@@ -94,6 +96,8 @@ class Index:
         self._raw_writers = RawConnections(self._engine, 1)
         self._raw_readers = RawConnections(self._engine, connections // 4, _set_autocommit)
         self._pinger = RawConnections(self._engine, 1, _set_autocommit)
+        self._checkpointer = RawConnections(self._engine, 1, _set_autocommit)
+        self._checkpoints = Checkpoints(self._copy_log, self._write_lock) if self.is_sqlite else None
         self._unsynced_raw_writers = (
             RawConnections(self._engine, 1, _disable_sync) if self.is_sqlite else self._raw_writers
         )
@@ -112,7 +116,15 @@ class Index:
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        for connections in (self._raw_writers, self._unsynced_raw_writers, self._raw_readers, self._pinger):
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+        for connections in (
+            self._raw_writers,
+            self._unsynced_raw_writers,
+            self._raw_readers,
+            self._pinger,
+            self._checkpointer,
+        ):
             connections.close()
         self._engine.dispose()
         self._close_process_lock()
@@ -189,9 +201,9 @@ class Index:
 
     def settle(self) -> bool:
         """Make durable what was committed without a sync; return whether that succeeded. Raises IndexUnavailable."""
-        if not self.is_sqlite:
+        if self._checkpoints is None:
             return True
-        with self._write_lock(), self.single() as connection:
+        with self._checkpoints.running, self._write_lock(), self.single() as connection:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {SETTLE_TIMEOUT}")
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
             connection.invalidate()
@@ -260,7 +272,21 @@ class Index:
             return result
 
         with self._write_lock():
-            return (self._unsynced_raw_writers if self.is_recoverable else self._raw_writers).use(transaction)
+            result = (self._unsynced_raw_writers if self.is_recoverable else self._raw_writers).use(transaction)
+            if self._checkpoints is not None:
+                self._checkpoints.note_commit()
+            return result
+
+    def _copy_log(self) -> int:
+        """Copy the log of SQLite into the database as far as readers allow; return the number of its pages.
+
+        Raises IndexUnavailable.
+        """
+        self.check_file()
+        with self._translating_driver_errors():
+            statement = "PRAGMA wal_checkpoint(PASSIVE)"
+            _, pages, _ = self._checkpointer.use(lambda driver: driver.execute(statement).fetchone())
+        return int(pages)
 
     @contextmanager
     def _writing(self, engine: Engine) -> Iterator[Connection]:
