@@ -10,8 +10,11 @@ from collections import deque
 from pacs.errors import StorageUnavailable
 from pacs.files.disk import PAGE, Buffer, whole_pages
 
-SMALL = 1 << 20
-"""Largest object, in bytes, that is held in memory and written through the journal; larger ones go to their file."""
+SMALL = 1 << 18
+"""Largest object, in bytes, that is held in memory and written through the journal; larger ones go to their file.
+
+The journal writes an object twice. That is faster while the disk has nothing else to do, but with 512 kB on several
+associations it is busy with the second write all the time."""
 
 _FIRST_SIZE = 4 * PAGE
 _POOLED = 16

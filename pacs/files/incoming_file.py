@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from pacs.files.buffer_pool import POOL, SMALL, ObjectBuffer
-from pacs.files.digest import BESIDE, RunningDigest
 from pacs.files.disk import Buffer, sync_folder, sync_parents, write_at
 from pacs.files.hour_marks import HourMarks
 from pacs.files.io_errors import WRITING
@@ -109,9 +109,7 @@ class IncomingFile:
         self._descriptor: int | None = None
         self._is_open = True
         """Whether it is neither committed nor discarded."""
-        self._digest = RunningDigest()
-        self._processed = 0
-        """The number of bytes in the digest, and in the file if there is one."""
+        self._hash = sha256()
         self.size = 0
         """The number of bytes written after the head."""
         self.key = ""
@@ -119,44 +117,21 @@ class IncomingFile:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the bytes written after the head, in hexadecimal. Raises StorageUnavailable."""
-        self._process_rest()
-        return self._digest.hexdigest()
+        """The SHA-256 of the bytes written after the head, in hexadecimal."""
+        return self._hash.hexdigest()
 
     def write(self, data: Buffer) -> None:
         """Append bytes after the head. Raises StorageUnavailable."""
         self._require_open()
+        self._hash.update(data)
         length = memoryview(data).nbytes
         if self._buffer is not None and self.size + length <= SMALL:
             self._buffer.append(data)
-            self.size += length
-            if self.size - self._processed >= BESIDE:
-                self._write_rest()
         else:
-            self._write_rest()
-            self._put(data)
-            self.size += length
+            with WRITING:
+                write_at(self._file(), [data], self._head_size + self.size)
             self._give_back()
-
-    def _process_rest(self) -> None:
-        """Add the bytes that are only in memory to the digest, and to the file if there is one."""
-        if self._descriptor is not None:
-            self._write_rest()
-        elif self._buffer is not None:
-            self._digest.update(self._buffer.content[self._processed :])
-            self._processed = self.size
-
-    def _write_rest(self) -> None:
-        if self._buffer is not None and self._processed < self.size:
-            self._put(self._buffer.content[self._processed :])
-
-    def _put(self, data: Buffer) -> None:
-        """Write the next bytes to the file and add them to the digest, both at the same time."""
-        with WRITING:
-            descriptor = self._file()
-            with self._digest.updating(data):
-                write_at(descriptor, [data], self._head_size + self._processed)
-        self._processed += memoryview(data).nbytes
+        self.size += length
 
     def body(self) -> BinaryIO:
         """Return a reader of the bytes written so far, without the head."""
@@ -170,7 +145,6 @@ class IncomingFile:
         self._require_open()
         if len(head) != self._head_size:
             raise ValueError(f"a head of {self._head_size} bytes was announced, not {len(head)}")
-        self._process_rest()
         with WRITING:
             descriptor = self._file(head)
             if self._buffer is not None and self._journal is not None:
@@ -200,12 +174,12 @@ class IncomingFile:
             raise ValueError("the object was committed or discarded already")
 
     def _file(self, head: bytes = b"") -> int:
-        """Return the descriptor of the file, with all processed bytes, and with `head` if given."""
+        """Return the descriptor of the file, with all bytes so far, and with `head` if given."""
         if self._descriptor is not None:
             write_at(self._descriptor, [head], 0)
             return self._descriptor
         self._descriptor = self._temporary.create()
-        written = [] if self._buffer is None else [self._buffer.content[: self._processed]]
+        written = [] if self._buffer is None else [self._buffer.content]
         write_at(self._descriptor, [head, *written], 0 if head else self._head_size)
         return self._descriptor
 
@@ -226,8 +200,7 @@ class IncomingFile:
     def _append(self, journal: Journal, buffer: ObjectBuffer, head: bytes, descriptor: int, path: str) -> None:
         """Make the file durable through the journal, or by itself when the journal has no room."""
         try:
-            record = JournalRecord(self.key, head, buffer, self._digest.digest())
-            if len(head) <= LONGEST_HEAD and journal.append(record):
+            if len(head) <= LONGEST_HEAD and journal.append(JournalRecord(self.key, head, buffer, self._hash.digest())):
                 return
         except BaseException:
             with suppress(OSError):  # the record may be in the journal all the same

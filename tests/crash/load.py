@@ -15,7 +15,7 @@ from pacs.testing import study as built
 from tests import raw
 from tests.crash.client import Client
 
-SMALL, LARGE = (1_000, 9_000, 9_000, 9_000, 40_000, 400_000), (1_200_000, 3_000_000)
+SMALL, LARGE = (1_000, 9_000, 9_000, 9_000, 40_000, 200_000), (400_000, 1_200_000, 3_000_000)
 """Bytes of pixel data: of instances written through the journal (decision 32), and of those synced one by one."""
 
 MIXED = (*SMALL, *SMALL, *SMALL, *SMALL, *LARGE)
