@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import chart, report
 from benchmarks.associations import idle, setup
-from benchmarks.bench import Bench, Row, Sustained, say
+from benchmarks.bench import Bench, Row, Sustained, remove_discarded, say
 from benchmarks.client import RequestFailed
 from benchmarks.convert import convert
 from benchmarks.find import find
@@ -65,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = _bench(options)
     names = options.only or [name for name in FAMILIES if options.all or options.quick or name in DEFAULT]
     rows: list[Row] = []
-    failed = [name for name in names if not _run_family(FAMILIES[name], bench, rows)]
+    try:
+        failed = [name for name in names if not _run_family(FAMILIES[name], bench, rows)]
+    finally:
+        remove_discarded()
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     _write(Report(rows, command, options.quick), options)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

@@ -99,7 +99,31 @@ class Archive:
         self._stack.close()
         self._system = None
         self._prepared.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        discard(self._folder)
+
+
+LEAST_FREE = 20 * 10**9
+"""With fewer free bytes on the disk, folders are removed at once."""
+
+_discarded: list[Path] = []
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder at the end: after many files were removed, ext4 creates files slowly for minutes."""
+    if not folder.exists():
+        return
+    if shutil.disk_usage(folder).free < LEAST_FREE:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    target = Path(tempfile.mkdtemp(prefix="pacs-benchmark-removed-", dir=folder.parent))
+    folder.rename(target / folder.name)
+    _discarded.append(target)
+
+
+def remove_discarded() -> None:
+    """Remove all folders that were discarded."""
+    while _discarded:
+        shutil.rmtree(_discarded.pop(), ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -132,13 +156,13 @@ class Bench:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """Make a folder, and remove it at the end."""
+        """Make a folder, and discard it at the end."""
         path = Path(tempfile.mkdtemp(prefix="pacs-benchmark-", dir=self.parent))
         path.chmod(0o755)  # PostgreSQL runs as another user
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path)
 
     @contextmanager
     def archives(

@@ -47,7 +47,9 @@ def test_limits_associations(tmp_path):
     with serving(tmp_path, {"limits.associations": 1}) as archive:
         first = associated(archive)
         assert first.is_established
-        assert associated(archive).is_rejected
+        others = [associated(archive) for _ in range(5)]  # pynetdicom loses an answer that comes very fast
+        assert any(each.is_rejected for each in others)
+        assert not any(each.is_established for each in others)
         first.release()
 
 
