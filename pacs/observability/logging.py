@@ -30,14 +30,11 @@ def printable(text: str, limit: int = TEXT_LIMIT) -> str:
     return shown + "…" if len(text) > limit else shown
 
 
-_LOGGER = logging.getLogger("pacs")
-
-
 def log_event(event: Event) -> None:
     """Log an event as one line; the subscriber of the event stream."""
-    level = event.level
-    if _LOGGER.isEnabledFor(level):
-        left_out = frozenset() if _LOGGER.isEnabledFor(logging.DEBUG) else event.DEBUG_FIELDS
+    level, logger = event.level, logging.getLogger("pacs")
+    if logger.isEnabledFor(level):
+        left_out = frozenset() if logger.isEnabledFor(logging.DEBUG) else event.DEBUG_FIELDS
         structlog.get_logger("pacs").log(level, event.TITLE, **_log_fields(event, left_out))
 
 

@@ -200,9 +200,7 @@ class Association:
         A-ABORT, when no message begins within `timeout` seconds or the rest of a message does not come; Cancelled by
         `wait_context`.
         """
-        # The same as `_waiting_with`, inlined: this runs for every C-STORE.
-        outer, self._wait_context = self._wait_context, wait_context
-        try:
+        with self._waiting_with(wait_context):
             self._finish_current()
             began = time.monotonic()
             deadline = None if timeout is None else began + timeout
@@ -214,8 +212,6 @@ class Association:
                 if message is not None or self.ended_by is not None:
                     return message
                 self._await_bytes(began, deadline)
-        finally:
-            self._wait_context = outer
 
     def is_idle(self, deadline: float, wait_context: WaitContext) -> bool:
         """Wait for input for `receive`. Return False when there is some, or the association is over.

@@ -192,11 +192,7 @@ def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_p
     """
     size = (max_pdu - 6) & ~1
     batch: list[Buffer] = []
-    if len(command) <= size:  # always, but for the shortest PDUs
-        count = len(command)
-        batch += (_P_DATA.pack(0x04, count + 6, count + 2, context_id, COMMAND | LAST), command)
-    else:
-        yield from _framed(batch, context_id, COMMAND, (command,), size)
+    yield from _framed(batch, context_id, COMMAND, (command,), size)
     if data is not None:
         yield from _framed(batch, context_id, 0, data, size)
     yield batch
