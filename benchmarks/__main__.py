@@ -55,7 +55,7 @@ SUBSET = ("pacs", "pacs-4", "orthanc", "dcmqrscp", "limit", "sink")
 """The systems without options."""
 
 EVERYTHING = Sustained(shapes=tuple(SHAPES), associations=(1, 4, 16))
-"""What is stored with --all."""
+"""The loads that --all stores."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -49,7 +49,7 @@ def _set_up(contexts: list[ProposedContext], times: int, archive: Archive, _run:
 
 
 UNLIMITED = ("limits.associations=200", "limits.associations_per_address=0", "limits.associations_per_ae=0")
-"""What a hundred associations from one address need: 50 are allowed unless it is set."""
+"""Settings for a hundred associations from one address; the default allows 50."""
 
 
 def idle(bench: Bench) -> Iterator[Row]:

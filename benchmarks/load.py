@@ -27,7 +27,7 @@ _fork = get_context("fork")
 
 @dataclass
 class Stores:
-    """What one association stored: for each C-STORE the time of its end, its duration, the bytes, and the processor
+    """The stores of one association: for each C-STORE the time of its end, its duration, the bytes, and the processor
     time of the sender up to then, all times in seconds of the monotonic clock.
     """
 
@@ -39,7 +39,7 @@ class Stores:
 
 @dataclass(frozen=True)
 class Window:
-    """What all associations stored between two times."""
+    """The stores of all associations between two times."""
 
     seconds: float
     took: Sequence[float]
@@ -77,7 +77,7 @@ class Load:
         return ours
 
     def wait(self, seconds: float) -> bool:
-        """Let the load go on for a time; return whether all of it went on to the end."""
+        """Wait for a time; return whether all associations still store at its end."""
         return not connection.wait(self._answers, seconds)
 
     def stop(self) -> list[Stores]:
@@ -116,7 +116,7 @@ def _received(answers: "connection.Connection[Any, Any]") -> list[Stores]:
 
 @dataclass(frozen=True)
 class _Task:
-    """What the associations of one process send."""
+    """The task of the associations of one process."""
 
     system: System
     shape: Shape

@@ -23,7 +23,7 @@ STUDIES = 2000
 
 @dataclass(frozen=True)
 class Operation:
-    """What is measured: once, in milliseconds."""
+    """An operation that is measured; `times` returns milliseconds."""
 
     key: str
     title: str

@@ -165,7 +165,7 @@ TUNED: dict[str, object] = {
     "MaximumPduLength": MAX_PDU,
     "StoreMD5ForAttachments": False,
 }
-"""What makes Orthanc faster without making it less durable."""
+"""Settings that make Orthanc faster and keep it durable."""
 
 
 def orthanc_tuned(site: Site, name: str = "orthanc-tuned", **more: object) -> AbstractContextManager[System]:

@@ -45,13 +45,13 @@ class Kind:
 
 @dataclass(frozen=True)
 class Shape:
-    """What an association sends: one study after the other, of these kinds in turn."""
+    """The studies that an association sends, of these kinds in turn."""
 
     key: str
     title: str
     studies: Sequence[Kind]
     in_bytes: bool = True
-    """The rate is told in megabytes, not in instances."""
+    """Whether the rate is in megabytes instead of instances."""
 
     @property
     def kinds(self) -> Sequence[Kind]:
